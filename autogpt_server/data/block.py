@@ -1,0 +1,340 @@
+"""What a block is: the contract between block authors and everything that runs, checks or shows blocks.
+
+A block is a class that derives from `Block`, names its facts as class attributes and implements `run`. One instance is made per block when the
+library is loaded; it holds no state between calls, because many executions share it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, TypeAlias, cast
+
+import pydantic
+
+from autogpt_server.utils.errors import AutoGPTServerError
+from autogpt_server.utils.settings import Settings
+
+ERROR_PIN = "error"
+"""Every block has this output pin; a failed execution sends its message there (rule F10 of the design)."""
+
+JsonValue: TypeAlias = Any
+"""A JSON value: None, bool, int, float (finite), str, list or dict with string keys."""
+
+BlockOutput: TypeAlias = Iterator[tuple[str, JsonValue]] | AsyncIterator[tuple[str, JsonValue]]
+"""What `Block.run` yields: (output pin, value) in the order in which the values travel."""
+
+
+class Effects(StrEnum):
+    """What a call of a block does to the world; decides what may be repeated after a crash (rule D3)."""
+
+    PURE = "pure"
+    """Same input, same output; touches nothing, reads no clock and no randomness."""
+
+    IDEMPOTENT = "idempotent"
+    """May be repeated without harm, though it may cost: reads, LLM calls."""
+
+    UNSAFE = "unsafe"
+    """Posts, sends, pays: never repeated unless it is known not to have happened."""
+
+
+class BlockCategory(StrEnum):
+    """Where a block is shown in a palette."""
+
+    AI = "AI"
+    SOCIAL = "SOCIAL"
+    TEXT = "TEXT"
+    SEARCH = "SEARCH"
+    BASIC = "BASIC"
+    INPUT = "INPUT"
+    OUTPUT = "OUTPUT"
+    LOGIC = "LOGIC"
+    COMMUNICATION = "COMMUNICATION"
+    DEVELOPER_TOOLS = "DEVELOPER_TOOLS"
+    DATA = "DATA"
+    HUMAN_IN_THE_LOOP = "HUMAN_IN_THE_LOOP"
+    PRODUCTIVITY = "PRODUCTIVITY"
+    MULTIMEDIA = "MULTIMEDIA"
+
+
+class BlockKind(StrEnum):
+    """Blocks that the server itself gives a meaning to; all others are STANDARD."""
+
+    STANDARD = "standard"
+    INPUT = "input"
+    OUTPUT = "output"
+    NOTE = "note"
+    AGENT = "agent"
+
+
+class BlockError(AutoGPTServerError):
+    """The block could not do its work."""
+
+    code = "block_failed"
+
+
+class EffectNotStarted(BlockError):
+    """The block failed before it touched anything outside, so that calling it again is safe."""
+
+    code = "effect_not_started"
+    retryable = True
+
+
+class MalformedBlock(AutoGPTServerError):
+    """A block class does not keep the contract of `Block`."""
+
+    code = "malformed_block"
+
+
+class Suspend(Exception):  # noqa: N818  (not an error: control flow that a block raises on purpose)
+    """Raised by a block to wait without holding a thread until a time (`until`, aware) or a signal of that name arrives (rule D10)."""
+
+    def __init__(self, *, until: datetime | None = None, signal: str | None = None) -> None:
+        if (until is None) == (signal is None):
+            raise ValueError("Suspend takes exactly one of until= and signal=")
+        if until is not None and until.tzinfo is None:
+            raise ValueError("Suspend(until=...) takes a timezone-aware time")
+        super().__init__(signal or until)
+        self.until = until
+        self.signal = signal
+
+
+def SchemaField(  # noqa: N802  (reads as a field type in a class body, like pydantic's Field)
+    default: Any = ...,
+    *,
+    default_factory: Callable[[], Any] | None = None,
+    title: str | None = None,
+    description: str | None = None,
+    placeholder: str | None = None,
+    secret: bool = False,
+    advanced: bool | None = None,
+    alias: str | None = None,
+    **extra: Any,
+) -> Any:
+    """A pin with what a person needs to fill it in.
+
+    `secret` values are masked wherever the server shows or logs them. A pin without `default` is required. `alias` names a pin that is no
+    Python identifier. `extra` goes to `pydantic.Field` (bounds, examples, ...).
+    """
+    shown = {"placeholder": placeholder, "secret": secret or None, "advanced": advanced}
+    kept = {key: value for key, value in shown.items() if value is not None}
+    if default_factory is not None:
+        extra["default_factory"] = default_factory
+    else:
+        extra["default"] = default
+    return pydantic.Field(title=title, description=description, alias=alias, json_schema_extra=kept or None, **extra)
+
+
+class BlockSchema(pydantic.BaseModel):
+    """Base of `input_schema` and `output_schema`: one field per pin."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=False)
+
+    @classmethod
+    def pins(cls) -> Mapping[str, pydantic.fields.FieldInfo]:
+        """Pin name -> field, in order of declaration."""
+        return {info.alias or name: info for name, info in cls.model_fields.items()}
+
+    @classmethod
+    def required_pins(cls) -> frozenset[str]:
+        """Pins without a default."""
+        return frozenset(pin for pin, info in cls.pins().items() if info.is_required())
+
+    @classmethod
+    def secret_pins(cls) -> frozenset[str]:
+        """Pins whose values are never shown, logged or exported."""
+        return frozenset(pin for pin, info in cls.pins().items() if _is_secret(info))
+
+
+def _is_secret(info: pydantic.fields.FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("secret"))
+
+
+class EmptySchema(BlockSchema):
+    """No pins at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinLink:
+    """One end of a link as a block's `upgrade` sees it: the output pin it leaves and the input pin it enters (dynamic parts included)."""
+
+    source_name: str
+    sink_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWiring:
+    """A node's defaults and links, as saved by this or an older revision of its block."""
+
+    defaults: Mapping[str, JsonValue]
+    incoming: Sequence[PinLink] = ()
+    outgoing: Sequence[PinLink] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockContext:
+    """What the server lends to one attempt of one execution."""
+
+    run_id: str
+    node_exec_id: str
+    node_id: str
+    graph_id: str
+    graph_version: int
+    attempt: int
+    """1 for the first attempt."""
+    idempotency_key: str
+    """The same on every attempt of this execution: hand it to services that de-duplicate."""
+    settings: Settings
+    logger: logging.LoggerAdapter[logging.Logger]
+    resumed_with: JsonValue = None
+    """After a `Suspend`: the signal's value, or None when time woke the block up."""
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+TestExpectation: TypeAlias = tuple[str, Any]
+"""(pin, expected): expected is a value, a type, or a predicate of one argument."""
+
+
+class Block(ABC):
+    """One kind of work a node can do.
+
+    Class attributes are the block's declared facts; the registry refuses a block whose facts do not hold together and says what to fix.
+    """
+
+    id: ClassVar[str]
+    """UUID; graphs refer to it, so it never changes."""
+    name: ClassVar[str]
+    """Defaults to the class's name."""
+    description: ClassVar[str]
+    categories: ClassVar[frozenset[BlockCategory]] = frozenset()
+    input_schema: ClassVar[type[BlockSchema]]
+    output_schema: ClassVar[type[BlockSchema]]
+    effects: ClassVar[Effects] = Effects.UNSAFE
+    static_output: ClassVar[bool] = False
+    """Whether links from this block are static: the newest value serves every later execution of the sink (rule F5)."""
+    kind: ClassVar[BlockKind] = BlockKind.STANDARD
+    timeout_s: ClassVar[float | None] = None
+    """Default time limit of one attempt; a node's metadata may set its own."""
+    max_parallel: ClassVar[int] = 8
+    """How many executions of one node may run at once."""
+
+    test_input: ClassVar[Mapping[str, Any] | Sequence[Mapping[str, Any]]]
+    """One input, or a list of them."""
+    test_output: ClassVar[Sequence[TestExpectation] | Sequence[Sequence[TestExpectation]]]
+    """What one input yields in order; with a list of inputs, a list of such lists."""
+    test_mock: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    """Method name -> stand-in, for the one method of the block that touches the outside."""
+
+    @abstractmethod
+    def run(self, input_data: Any, ctx: BlockContext) -> BlockOutput:
+        """Do the work: a generator or an async generator of (pin, value).
+
+        `input_data` is an instance of `input_schema`. Raising ends the execution as FAILED and sends the message on the `error` pin; so does yielding on `error`.
+        """
+
+    def effects_for(self, input_data: Mapping[str, JsonValue]) -> Effects:
+        """The effects of a call with this (converted) input; `effects` unless the block decides by its input."""
+        return self.effects
+
+    @classmethod
+    def upgrade(cls, node: NodeWiring) -> NodeWiring:
+        """Turn the wiring of a node saved by an older revision of this block into today's; today's comes back unchanged.
+
+        Also applied (with defaults only) to the input given to a start node and to `POST /blocks/{id}/execute`. Must be pure and idempotent.
+        """
+        return node
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+
+    def describe(self) -> dict[str, JsonValue]:
+        """The block as `GET /blocks` shows it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "description": self.description,
+            "categories": sorted(self.categories),
+            "inputSchema": self.input_schema.model_json_schema(),
+            "outputSchema": self.output_schema.model_json_schema(),
+            "staticOutput": self.static_output,
+            "effects": self.effects.value,
+        }
+
+
+def check_block(cls: type[Block]) -> None:
+    """Raise `MalformedBlock` naming the first thing about `cls` that does not keep the contract."""
+
+    def refuse(problem: str) -> MalformedBlock:
+        return MalformedBlock(f"Block {cls.__module__}.{cls.__qualname__}: {problem}")
+
+    for attribute, wanted in _REQUIRED_FACTS.items():
+        value = getattr(cls, attribute, None)
+        if value is None:
+            raise refuse(f"declare `{attribute}` ({wanted}).")
+    try:
+        uuid.UUID(cls.id)
+    except (ValueError, AttributeError, TypeError):
+        raise refuse(f"`id` must be a UUID, not {cls.id!r}; `python -c 'import uuid; print(uuid.uuid4())'` makes one.") from None
+    for attribute in ("input_schema", "output_schema"):
+        schema: Any = getattr(cls, attribute)
+        if not (isinstance(schema, type) and issubclass(schema, BlockSchema)):
+            raise refuse(f"`{attribute}` must be a subclass of BlockSchema, not {schema!r}.")
+    if not isinstance(cast(Any, cls.effects), Effects):
+        raise refuse(f"`effects` must be a member of Effects, not {cls.effects!r}.")
+    if not (inspect.isgeneratorfunction(cls.run) or inspect.isasyncgenfunction(cls.run)):
+        raise refuse("`run` must be a generator or an async generator: use `yield pin, value`.")
+    if list(inspect.signature(cls.run).parameters)[1:] != ["input_data", "ctx"]:
+        raise refuse("`run` must take (self, input_data, ctx).")
+
+
+_REQUIRED_FACTS: Mapping[str, str] = {
+    "id": "a UUID that never changes",
+    "description": "one sentence for the person who picks the block",
+    "input_schema": "a BlockSchema with one field per input pin",
+    "output_schema": "a BlockSchema with one field per output pin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTestCase:
+    """One test input of a block with what it must yield, in order."""
+
+    block: Block
+    index: int
+    input: Mapping[str, Any]
+    expected: Sequence[TestExpectation]
+
+
+def block_test_cases(block: Block) -> list[BlockTestCase]:
+    """The block's declared tests; `MalformedBlock` if it has none or they do not pair up."""
+    if not hasattr(block, "test_input") or not hasattr(block, "test_output"):
+        raise MalformedBlock(f"Block {block.name}: declare `test_input` and `test_output`; every block is tested by itself.")
+    if isinstance(block.test_input, Mapping):
+        return [BlockTestCase(block, 0, block.test_input, cast(Sequence[TestExpectation], block.test_output))]
+    outputs = cast(Sequence[Sequence[TestExpectation]], block.test_output)
+    if not block.test_input or len(block.test_input) != len(outputs):
+        raise MalformedBlock(f"Block {block.name}: {len(block.test_input)} test inputs but {len(outputs)} lists of outputs; give one list per input.")
+    return [BlockTestCase(block, i, given, expected) for i, (given, expected) in enumerate(zip(block.test_input, outputs, strict=True))]
+
+
+def with_test_mock(block: Block) -> Block:
+    """A copy of the block whose methods named in `test_mock` are the stand-ins."""
+    double = copy.copy(block)
+    for method, stand_in in block.test_mock.items():
+        if not hasattr(block, method):
+            raise MalformedBlock(f"Block {block.name}: `test_mock` names {method!r}, which the block does not have.")
+        setattr(double, method, stand_in)
+    return double
+
+
+PinDirection: TypeAlias = Literal["input", "output"]
