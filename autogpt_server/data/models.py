@@ -1,0 +1,146 @@
+"""What graphs, runs and node executions look like outside the database: the JSON shapes of the design's section 8."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NewType, Self
+
+import pydantic
+
+from autogpt_server.data.status import NodeStatus, RunStatus
+
+GraphId = NewType("GraphId", str)
+NodeId = NewType("NodeId", str)
+RunId = NewType("RunId", str)
+NodeExecId = NewType("NodeExecId", str)
+ScheduleId = NewType("ScheduleId", str)
+
+JsonObject = dict[str, Any]
+
+
+class Model(pydantic.BaseModel):
+    """Base of all shapes: unknown fields are kept, so that a graph made elsewhere comes back whole."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    @property
+    def unknown_fields(self) -> JsonObject:
+        """The fields that this server does not know."""
+        return dict(self.model_extra or {})
+
+
+class Link(Model):
+    """Carries the values of one output pin to one input pin."""
+
+    id: str = ""
+    source_id: str
+    sink_id: str
+    source_name: str = pydantic.Field(min_length=1, max_length=500)
+    sink_name: str = pydantic.Field(min_length=1, max_length=500)
+    is_static: bool = False
+
+
+class Node(Model):
+    """One use of a block. In a posted graph `id` is local to it; the server assigns a new one."""
+
+    id: str = ""
+    block_id: str
+    input_default: JsonObject = pydantic.Field(default_factory=dict)
+    metadata: JsonObject = pydantic.Field(default_factory=dict)
+
+
+class Graph(Model):
+    """An agent: nodes and the links between them."""
+
+    id: str = ""
+    version: int = pydantic.Field(default=1, ge=1)
+    is_active: bool = True
+    name: str = ""
+    description: str = ""
+    nodes: list[Node] = pydantic.Field(default_factory=list[Node])
+    links: list[Link] = pydantic.Field(default_factory=list[Link])
+
+    def node(self, node_id: str) -> Node | None:
+        """The node of that id, or None."""
+        return next((node for node in self.nodes if node.id == node_id), None)
+
+
+class ErrorInfo(pydantic.BaseModel):
+    """Why something failed: a stable code and words."""
+
+    code: str
+    message: str
+
+
+class RunStats(pydantic.BaseModel):
+    """Counters of a run's node executions."""
+
+    executions: int = 0
+    completed: int = 0
+    failed: int = 0
+    canceled: int = 0
+    incomplete: int = 0
+    unhandled: int = 0
+    """Failures whose error nobody took (rule F10)."""
+    bytes: int = 0
+    """Size of all outputs as JSON."""
+
+
+class Run(pydantic.BaseModel):
+    """One graph execution."""
+
+    id: str
+    graph_id: str
+    graph_version: int
+    status: RunStatus
+    reason: str | None = None
+    error: ErrorInfo | None = None
+    stats: RunStats = pydantic.Field(default_factory=RunStats)
+    input: JsonObject = pydantic.Field(default_factory=dict)
+    priority: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    rerun_of: str | None = None
+    parent: str | None = None
+    schedule_id: str | None = None
+    seq: int = 0
+    """Number of the last committed event; the id of server-sent events."""
+
+    @property
+    def is_ended(self) -> bool:
+        return self.status.is_terminal
+
+
+class RunWithOutputs(Run):
+    """A run with what its agent-output nodes gave: name -> values in order."""
+
+    outputs: dict[str, list[Any]] = pydantic.Field(default_factory=dict[str, list[Any]])
+
+    @classmethod
+    def of(cls, run: Run, outputs: dict[str, list[Any]]) -> Self:
+        return cls(**run.model_dump(), outputs=outputs)
+
+
+class NodeExecution(pydantic.BaseModel):
+    """One firing of a node in a run."""
+
+    graph_id: str
+    graph_version: int
+    graph_exec_id: str
+    node_exec_id: str
+    node_id: str
+    block_id: str
+    status: NodeStatus
+    attempt: int = 0
+    input_data: JsonObject = pydantic.Field(default_factory=dict)
+    """Pin -> value: the node's defaults and the values that came, by the full names of their pins."""
+    output_data: dict[str, list[Any]] = pydantic.Field(default_factory=dict[str, list[Any]])
+    """Pin -> values in the order in which they were yielded."""
+    error: ErrorInfo | None = None
+    mixed_origin: bool = False
+    add_time: datetime
+    queue_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    seq: int = 0
