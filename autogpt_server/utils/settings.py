@@ -1,0 +1,306 @@
+"""Every setting of the server: its name, what it means, its default, and what values it may have.
+
+Settings come from the environment, then from a `.env` file in the working directory, then from the defaults below. They
+are read once, where a program starts, and handed on; nothing reads them at import time. `.env.example` lists them all
+(`test/utils/test_settings.py` compares).
+"""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from autogpt_server.utils.errors import AutoGPTServerError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+CommaSeparated = NoDecode
+"""Marks a setting whose text is a list of words with commas between them, not JSON."""
+
+
+class SettingsError(AutoGPTServerError):
+    """A setting is wrong; correct it in the environment or in `.env`."""
+
+    code = "invalid_settings"
+
+
+class Settings(BaseSettings):
+    """The settings of one server (one database file). Immutable; safe to pickle to a child process."""
+
+    model_config = SettingsConfigDict(
+        case_sensitive=False,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    # Database
+    database_url: str = Field(
+        "file:./autogpt.db",
+        description="The SQLite database file, as `file:` and a path; a relative one starts at the working directory.",
+    )
+    sqlite_synchronous: Literal["FULL", "EXTRA", "NORMAL"] = Field(
+        "FULL",
+        description="SQLite's `synchronous`. FULL: what was committed survives a power failure. NORMAL is faster and covers "
+        "the death of processes only.",
+    )
+    sqlite_busy_timeout_s: float = Field(
+        10.0, gt=0, le=300, description="How long a writer waits for another process's write to end, in seconds."
+    )
+
+    # API
+    agent_server_host: str = Field(
+        "127.0.0.1", description="The address the API listens on. Anything but loopback needs API_KEYS."
+    )
+    agent_server_port: int = Field(8000, ge=1, le=65535, description="The port the API listens on.")
+    api_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
+        (), description="Keys that clients send as `X-API-Key`, with commas between them. Empty: no key is asked for."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (),
+        description="Host names besides the loopback ones under which the API may be reached, with commas between them.",
+    )
+    max_request_bytes: int = Field(16 * MIB, ge=KIB, description="The largest request body the API accepts, in bytes.")
+
+    # Services
+    pyro_host: str = Field(
+        "127.0.0.1",
+        description="The address the name server and the services listen on. Anything but loopback needs the PYRO_TLS_ settings.",
+    )
+    pyro_port: int = Field(
+        9090, ge=1, le=65535, description="The port of the name server; the services choose free ones."
+    )
+    pyro_tls_cert: Path | None = Field(None, description="PEM certificate that each service shows to the others.")
+    pyro_tls_key: Path | None = Field(None, description="PEM key of PYRO_TLS_CERT, without a password.")
+    pyro_tls_ca: Path | None = Field(None, description="PEM certificates of the authority that signed PYRO_TLS_CERT.")
+    rpc_timeout_s: float = Field(
+        5.0, gt=0, le=600, description="How long a call from one service to another may take, in seconds."
+    )
+    rpc_max_message_bytes: int = Field(
+        16 * MIB, ge=64 * KIB, description="The largest message between services, in bytes."
+    )
+
+    # Processes
+    num_graph_workers: int = Field(2, ge=1, le=256, description="How many worker processes perform runs.")
+    worker_threads: int = Field(
+        16, ge=1, le=1024, description="How many blocks with a plain `run` a worker process performs at once."
+    )
+    start_limit_s: float = Field(60.0, gt=0, description="How long a service may take to become ready, in seconds.")
+    drain_limit_s: float = Field(
+        8.0,
+        gt=0,
+        le=600,
+        description="How long the processes together may take to finish what they do at a stop, in seconds.",
+    )
+
+    # Logs
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`text` for people, `json` for machines: one object a line."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="What is logged: this level and above."
+    )
+    log_dir: Path | None = Field(
+        None, description="The folder for `server.log`. Default: `logs` in the folder beside the database file."
+    )
+    log_max_bytes: int = Field(
+        32 * MIB,
+        ge=64 * KIB,
+        description="At this size, in bytes, the log is moved to `server.log.1` (of which 5 are kept).",
+    )
+
+    # Limits
+    max_graph_nodes: int = Field(10_000, ge=1, description="The largest number of nodes in a graph.")
+    max_graph_bytes: int = Field(8 * MIB, ge=KIB, description="The largest graph, as JSON, in bytes.")
+    inline_value_bytes: int = Field(
+        256 * KIB, ge=KIB, description="Values larger than this many bytes are stored apart and shown as a preview."
+    )
+    max_value_bytes: int = Field(32 * MIB, ge=KIB, description="The largest single value in a run, in bytes.")
+    max_run_bytes: int = Field(
+        1024 * MIB, ge=KIB, description="The most that all values of one run may take, in bytes."
+    )
+    max_run_node_executions: int = Field(
+        1_000_000, ge=1, description="At this many node executions a run ends as FAILED, `limit_exceeded`."
+    )
+    max_run_duration_s: float = Field(
+        7 * 24 * 3600.0,
+        gt=0,
+        description="A run ends as FAILED after this many seconds, not counting those spent WAITING.",
+    )
+    max_run_depth: int = Field(10, ge=1, description="How deep runs may start runs.")
+
+    # -- where things are -------------------------------------------------
+
+    @cached_property
+    def database_path(self) -> Path:
+        """The database file: absolute, symbolic links resolved."""
+        return Path(self.database_url.removeprefix("file:"))
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder beside the database file that holds what belongs to the running server: locks, secret, logs.
+
+        It is derived from the database alone, because whoever opens the same file must meet the same locks.
+        """
+        return self.database_path.with_name(f"{self.database_path.name}.d")
+
+    @property
+    def log_file(self) -> Path:
+        """The file that all processes of the server log to."""
+        return (self.log_dir or self.state_dir / "logs") / "server.log"
+
+    @property
+    def api_url(self) -> str:
+        """Where a client on this machine reaches the API."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.agent_server_host, self.agent_server_host)  # noqa: S104
+        return f"http://[{host}]:{self.agent_server_port}" if ":" in host else f"http://{host}:{self.agent_server_port}"
+
+    # -- validation -------------------------------------------------------
+
+    @field_validator("database_url")
+    @classmethod
+    def _resolve_database(cls, url: str) -> str:
+        scheme, colon, path = url.partition(":")
+        if scheme != "file" or not colon:
+            raise ValueError("must be `file:` and the path of an SQLite file, as in file:./autogpt.db")
+        path, question, _ = path.partition("?")
+        if question:
+            raise ValueError("must not have parameters after `?`; SQLITE_ settings take their place")
+        if path.startswith("//"):
+            path = "/" + path.lstrip("/")
+        if not path or path.endswith("/"):
+            raise ValueError("names no file; as in file:./autogpt.db")
+        return f"file:{Path(path).resolve()}"
+
+    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @field_validator("sqlite_synchronous", "log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("log_dir", "pyro_tls_cert", "pyro_tls_key", "pyro_tls_ca")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _refuse_open_doors(self) -> Self:
+        if not is_loopback(self.agent_server_host) and not self.api_keys:
+            raise ValueError(
+                f"AGENT_SERVER_HOST={self.agent_server_host} would let others on the network in without a key: "
+                "set API_KEYS, or use 127.0.0.1"
+            )
+        tls = (self.pyro_tls_cert, self.pyro_tls_key, self.pyro_tls_ca)
+        if any(tls) and not all(tls):
+            raise ValueError("PYRO_TLS_CERT, PYRO_TLS_KEY and PYRO_TLS_CA belong together: set all three or none")
+        if not is_loopback(self.pyro_host) and not all(tls):
+            raise ValueError(
+                f"PYRO_HOST={self.pyro_host} would carry calls between services over the network unencrypted: "
+                "set PYRO_TLS_CERT, PYRO_TLS_KEY and PYRO_TLS_CA, or use 127.0.0.1"
+            )
+        if self.agent_server_port == self.pyro_port:
+            raise ValueError(f"AGENT_SERVER_PORT and PYRO_PORT are both {self.pyro_port}: change one")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `Settings(...)` is exactly what it is given (a test's, a child process's): only `load_settings` reads the
+        # environment, where it can also look for near misses and say which source a wrong value came from.
+        return (init_settings,)
+
+
+def load_settings(env_file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment and from `env_file` (default: `.env` in the working directory, if any).
+
+    Raises `SettingsError`, naming each wrong setting and what to do.
+    """
+    environ = os.environ if environ is None else environ
+    if env_file is not None and not env_file.is_file():
+        raise SettingsError(f"there is no settings file {env_file}")
+    path = env_file or Path(".env")
+    from_file = _read_env_file(path) if path.is_file() else {}
+    values = from_file | {name.upper(): value for name, value in environ.items() if name.upper() in setting_names()}
+    try:
+        return Settings(**{name.lower(): value for name, value in values.items() if value != ""})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def setting_names() -> tuple[str, ...]:
+    """The names of all settings as they are written in the environment."""
+    return tuple(name.upper() for name in Settings.model_fields)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a socket bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Current:
+    """The settings that this process runs with, once it has been told or has read them."""
+
+    settings: Settings | None = None
+
+
+def get_settings() -> Settings:
+    """The settings of this process: those its parent gave it, else read from the environment, once."""
+    if _Current.settings is None:
+        _Current.settings = load_settings()
+    return _Current.settings
+
+
+def use_settings(settings: Settings | None) -> None:
+    """Make `settings` those of this process (None: read them again when next asked for)."""
+    _Current.settings = settings
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    """The known settings in an env file. Unknown names are other programs', unless they look like one of ours."""
+    known = setting_names()
+    found: dict[str, str] = {}
+    for name, value in dotenv_values(path, interpolate=False).items():
+        if name.upper() in known:
+            found[name.upper()] = value or ""
+            continue
+        near = difflib.get_close_matches(name.upper().replace("-", "_"), known, n=1, cutoff=0.85)
+        if near:
+            raise SettingsError(f"{path}: {name} is not a setting. Did you mean {near[0]}?")
+    return found
+
+
+def _describe(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:] if message.startswith("Input") else message
+    where = str(problem["loc"][0]).upper() if problem["loc"] else ""
+    return f"{where}: {message}" if where else message
