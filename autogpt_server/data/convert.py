@@ -1,0 +1,265 @@
+"""Conversion of values to the type of the pin they enter (rule F7). Pure; validators are compiled once per pin.
+
+In this order: a value that is valid for the type, or for a branch of the union, stays as it is; a number becomes text or text a number, if
+nothing is lost; text that is the JSON of a valid value becomes that value; a single item becomes a list of one. Everything else is refused. The
+items of lists and the values of dictionaries are converted in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, cast
+
+import pydantic
+import pydantic.fields
+
+from autogpt_server.data.block import BlockSchema
+from autogpt_server.utils.errors import AutoGPTServerError
+
+_INTEGER = re.compile(r"[+-]?\d{1,300}")
+_EXACT_FLOAT_LIMIT = 2**53
+_SHOWN_CHARS = 80
+
+
+class ConversionError(AutoGPTServerError):
+    """A value does not fit the pin it should enter."""
+
+    code = "input_type_mismatch"
+
+    def __init__(self, pin: str, expected: str, got: Any, *, secret: bool = False) -> None:
+        super().__init__(f"Pin {pin!r} expects {expected}, but got {'a value that is not shown' if secret else describe_value(got)}.")
+        self.pin = pin
+        self.expected = expected
+
+
+class MissingInput(AutoGPTServerError):
+    """A required pin has no value."""
+
+    code = "missing_input"
+
+    def __init__(self, pins: list[str]) -> None:
+        super().__init__(f"No value for the required {'pin' if len(pins) == 1 else 'pins'} {', '.join(map(repr, pins))}.")
+        self.pins = pins
+
+
+@dataclass(frozen=True, slots=True)
+class PinConverter:
+    """Converts values for one input pin."""
+
+    pin: str
+    annotation: Any
+    expected: str
+    secret: bool
+    adapter: pydantic.TypeAdapter[Any] | None
+    """None when every JSON value fits."""
+    exact: type | None
+    """A type whose instances fit without asking the validator."""
+
+    def __call__(self, value: Any) -> Any:
+        """The value as the pin takes it (the very same object when it fits already); `ConversionError` otherwise."""
+        if self.adapter is None or type(value) is self.exact or self.fits(value):
+            return value
+        for candidate in _candidates(value, self.annotation):
+            if self.fits(candidate):
+                return candidate
+        raise ConversionError(self.pin, self.expected, value, secret=self.secret)
+
+    def fits(self, value: Any) -> bool:
+        """Whether the value is valid as it is. Strict: text is no number and 1 is not true."""
+        return self.adapter is None or _is_valid(self.adapter, value)
+
+
+class InputConverter:
+    """Converts the merged input of a block: field -> value in, field -> value out."""
+
+    def __init__(self, schema: type[BlockSchema]) -> None:
+        self.schema = schema
+        self.pins: Mapping[str, PinConverter] = {pin: _pin_converter(schema, pin, info) for pin, info in schema.pins().items()}
+        self.required = schema.required_pins()
+        self._plain = frozenset(pin for pin, converter in self.pins.items() if converter.adapter is None)
+
+    def __call__(self, merged: Mapping[str, Any]) -> dict[str, Any]:
+        """Each given pin's value converted; pins the block does not have are dropped (they are reported when a graph is saved).
+
+        Raises `MissingInput` or `ConversionError`.
+        """
+        missing = [pin for pin in self.required if pin not in merged]
+        if missing:
+            raise MissingInput(sorted(missing))
+        converted: dict[str, Any] = {}
+        for pin, value in merged.items():
+            if pin in self._plain:
+                converted[pin] = value
+            elif (converter := self.pins.get(pin)) is not None:
+                converted[pin] = converter(value)
+        return converted
+
+
+@cache
+def input_converter(schema: type[BlockSchema]) -> InputConverter:
+    """The converter of an input schema; made once."""
+    return InputConverter(schema)
+
+
+def describe_value(value: Any) -> str:
+    """A short description of a value for an error message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    kind = _json_kind(value)
+    return f"{kind} {text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}"
+
+
+def _pin_converter(schema: type[BlockSchema], pin: str, info: pydantic.fields.FieldInfo) -> PinConverter:
+    annotation: Any = info.annotation
+    annotated: Any = Annotated[annotation, *info.metadata] if info.metadata else annotation
+    free = annotation in (Any, object) and not info.metadata
+    adapter: pydantic.TypeAdapter[Any] | None = None if free else pydantic.TypeAdapter(annotated)
+    exact = annotation if annotation in (str, bool, int) and not info.metadata else None
+    expected = "anything" if adapter is None else describe_schema(adapter.json_schema())
+    return PinConverter(pin, annotation, expected, pin in schema.secret_pins(), adapter, exact)
+
+
+def _is_valid(adapter: pydantic.TypeAdapter[Any], value: Any) -> bool:
+    try:
+        adapter.validate_python(value, strict=True)
+    except pydantic.ValidationError:
+        pass
+    else:
+        return True
+    try:  # strict JSON mode also knows the text forms of enums, dates and the like
+        adapter.validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except (pydantic.ValidationError, ValueError):
+        return False
+    return True
+
+
+@cache
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation)
+
+
+def _candidates(value: Any, annotation: Any) -> Iterator[Any]:
+    """Values that `value` may be turned into for the type, best first. They still have to be validated."""
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is Annotated:
+        yield from _candidates(value, arguments[0])
+    elif origin in (Union, types.UnionType):
+        for branch in arguments:
+            yield from _candidates(value, branch)
+    elif origin is Literal:
+        yield from _literal_candidates(value, arguments)
+    elif annotation is str:
+        yield from _text_of_number(value)
+    elif annotation in (int, float):
+        yield from _number_of(value, annotation)
+    elif annotation is list or origin is list:
+        yield from _list_candidates(value, arguments[0] if arguments else Any)
+    elif annotation is dict or origin is dict:
+        yield from _dict_candidates(value, arguments[1] if arguments else Any)
+    else:
+        yield from _json_candidates(value)
+
+
+def _literal_candidates(value: Any, allowed: tuple[Any, ...]) -> Iterator[Any]:
+    yield from (choice for choice in allowed if not isinstance(choice, bool) and not isinstance(value, bool) and str(choice) == str(value))
+
+
+def _text_of_number(value: Any) -> Iterator[str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield json.dumps(value)
+
+
+def _number_of(value: Any, wanted: type) -> Iterator[int | float]:
+    if isinstance(value, float) and wanted is int and value.is_integer():
+        yield int(value)
+    if not isinstance(value, str):
+        return
+    text = value.strip()
+    if _INTEGER.fullmatch(text):
+        whole = int(text)
+        if wanted is int or abs(whole) <= _EXACT_FLOAT_LIMIT:
+            yield whole
+        return
+    try:
+        number = float(text)
+    except ValueError:
+        return
+    if not math.isfinite(number) or "_" in text:
+        return
+    if wanted is float:
+        yield number
+    elif number.is_integer() and abs(number) <= _EXACT_FLOAT_LIMIT:
+        yield int(number)
+
+
+def _json_candidates(value: Any) -> Iterator[Any]:
+    if isinstance(value, str):
+        try:
+            yield json.loads(value, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            return
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _list_candidates(value: Any, item: Any) -> Iterator[list[Any]]:
+    sources = [value] if isinstance(value, list) else list(_json_candidates(value))
+    for source in sources:
+        if isinstance(source, list):
+            items = [_item(entry, item) for entry in cast(list[Any], source)]
+            yield items
+    if not isinstance(value, list) and value is not None:
+        yield [_item(value, item)]
+
+
+def _dict_candidates(value: Any, item: Any) -> Iterator[dict[str, Any]]:
+    sources = [value] if isinstance(value, dict) else list(_json_candidates(value))
+    for source in sources:
+        if isinstance(source, dict):
+            yield {key: _item(entry, item) for key, entry in cast(dict[str, Any], source).items()}
+
+
+def _item(value: Any, annotation: Any) -> Any:
+    """An item converted if it can be, else as it is: the validation of the whole decides."""
+    if annotation in (Any, object):
+        return value
+    adapter = _adapter(annotation)
+    if _is_valid(adapter, value):
+        return value
+    return next((candidate for candidate in _candidates(value, annotation) if _is_valid(adapter, candidate)), value)
+
+
+def describe_schema(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words: "text or null", "a list of numbers", "one of 'a', 'b'"."""
+    if "enum" in schema:
+        return "one of " + ", ".join(repr(choice) for choice in schema["enum"])
+    if "const" in schema:
+        return repr(schema["const"])
+    branches = schema.get("anyOf") or schema.get("oneOf")
+    if branches:
+        return " or ".join(dict.fromkeys(describe_schema(branch) for branch in branches))
+    kind = schema.get("type")
+    if kind == "array":
+        items = schema.get("items")
+        return f"a list of {describe_schema(items)}" if items else "a list"
+    if kind == "object" or "$ref" in schema:
+        return f"an object ({schema['title']})" if "title" in schema and "properties" in schema else "an object"
+    return {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}.get(
+        str(kind), "any value"
+    )
+
+
+def _json_kind(value: Any) -> str:
+    if value is None:
+        return ""
+    kinds = {bool: "the boolean", int: "the number", float: "the number", str: "the text", list: "the list", dict: "the object"}
+    return kinds.get(type(value), type(value).__name__)
