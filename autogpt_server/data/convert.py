@@ -34,9 +34,17 @@ class ConversionError(AutoGPTServerError):
     code = "input_type_mismatch"
 
     def __init__(self, pin: str, expected: str, got: Any, *, secret: bool = False) -> None:
-        super().__init__(f"Pin {pin!r} expects {expected}, but got {'a value that is not shown' if secret else describe_value(got)}.")
-        self.pin = pin
-        self.expected = expected
+        super().__init__(f"Pin {pin!r} expects {expected}, but got {'a value that is not shown' if secret else describe_value(got)}.", pin=pin, expected=expected)
+
+    @property
+    def pin(self) -> str:
+        """The pin's field name."""
+        return str(self.details["pin"])
+
+    @property
+    def expected(self) -> str:
+        """The pin's type in words."""
+        return str(self.details["expected"])
 
 
 class MissingInput(AutoGPTServerError):
@@ -45,8 +53,12 @@ class MissingInput(AutoGPTServerError):
     code = "missing_input"
 
     def __init__(self, pins: list[str]) -> None:
-        super().__init__(f"No value for the required {'pin' if len(pins) == 1 else 'pins'} {', '.join(map(repr, pins))}.")
-        self.pins = pins
+        super().__init__(f"No value for the required {'pin' if len(pins) == 1 else 'pins'} {', '.join(map(repr, pins))}.", pins=pins)
+
+    @property
+    def pins(self) -> list[str]:
+        """The pins' field names."""
+        return list(self.details["pins"])
 
 
 @dataclass(frozen=True, slots=True)

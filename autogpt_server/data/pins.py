@@ -60,8 +60,12 @@ class PinMergeError(AutoGPTServerError):
     code = "pin_merge_failed"
 
     def __init__(self, message: str, pin: str) -> None:
-        super().__init__(message)
-        self.pin = pin
+        super().__init__(message, pin=pin)
+
+    @property
+    def pin(self) -> str:
+        """The pin's field name."""
+        return str(self.details["pin"])
 
 
 class Missing(Enum):
