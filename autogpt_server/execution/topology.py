@@ -1,0 +1,243 @@
+"""A graph made ready for planning: nodes by index, links by output pin, and which pins have to be told apart at later joins. Pure.
+
+Made once per graph version and shared by all its runs; nothing in it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pydantic
+
+from autogpt_server.data.block import Block, BlockKind, Effects
+from autogpt_server.data.convert import InputConverter, input_converter
+from autogpt_server.data.models import Graph, Link, Node
+from autogpt_server.data.pins import Part, parse_pin
+from autogpt_server.utils.errors import AutoGPTServerError
+
+
+class MissingBlock(AutoGPTServerError):
+    """The graph uses a block that this server does not have."""
+
+    code = "missing_block"
+
+
+class MixedOriginPolicy(StrEnum):
+    """What to do when an execution joins values that do not belong together (rule F8)."""
+
+    FAIL = "fail"
+    WARN = "warn"
+
+
+class Release(StrEnum):
+    """When the outputs of the execution whose turn it is travel on."""
+
+    STREAM = "stream"
+    """Each as soon as it is yielded."""
+    END = "end"
+    """All when the execution has completed; a failed attempt sends nothing."""
+
+
+class NodeSettings(pydantic.BaseModel):
+    """The keys of a node's metadata that the server reads; there may be others."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
+    timeout_s: float | None = pydantic.Field(default=None, gt=0)
+    max_parallel: int | None = pydantic.Field(default=None, ge=1, le=1000)
+    on_mixed_origin: MixedOriginPolicy | None = None
+    release: Release = Release.STREAM
+
+
+@dataclass(frozen=True, slots=True)
+class OutLink:
+    """Where a value goes: which part of it, to which slot of which node."""
+
+    parts: tuple[Part, ...]
+    sink: int
+    slot: str
+    is_static: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """One node with everything the planner asks about it."""
+
+    index: int
+    id: str
+    block: Block
+    defaults: Mapping[str, Any]
+    settings: NodeSettings
+    convert: InputConverter
+    slots: tuple[str, ...]
+    """Linked pins, dynamic parts included, that take one value per execution."""
+    static_slots: tuple[str, ...]
+    """Linked pins whose newest value serves every execution."""
+    out: Mapping[str, Sequence[OutLink]]
+    """Output pin -> links that leave it, in the graph's order."""
+    is_start: bool
+    watched: frozenset[str] = field(default=frozenset[str]())
+    """Ancestor pins whose outputs are told apart here or further on (rule F8)."""
+
+    @property
+    def max_parallel(self) -> int:
+        return self.settings.max_parallel or self.block.max_parallel
+
+    def fails_on_mixed_origin(self, effects: Effects) -> bool:
+        policy = self.settings.on_mixed_origin
+        return policy is MixedOriginPolicy.FAIL or (policy is None and effects is Effects.UNSAFE)
+
+    @property
+    def input_name(self) -> str | None:
+        """Of an agent-input node: the name under which a run gives it a value."""
+        return str(self.defaults.get("name", "")) if self.block.kind is BlockKind.INPUT else None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A graph version as the planner sees it."""
+
+    graph_id: str
+    version: int
+    nodes: tuple[PlannedNode, ...]
+
+    @property
+    def start_nodes(self) -> list[PlannedNode]:
+        """Nodes that a run starts (rule F1)."""
+        return [node for node in self.nodes if node.is_start]
+
+    def index_of(self, node_id: str) -> int:
+        """The index of the node of that id; KeyError if there is none."""
+        for node in self.nodes:
+            if node.id == node_id:
+                return node.index
+        raise KeyError(node_id)
+
+
+def output_key(node_index: int, pin: str) -> str:
+    """Names an output pin of a graph version in records of origin."""
+    return f"{node_index}:{pin}"
+
+
+def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
+    """Prepare a graph version; `MissingBlock` names the blocks that `blocks` (id -> block) lacks."""
+    missing = sorted({node.block_id for node in graph.nodes} - blocks.keys())
+    if missing:
+        raise MissingBlock(f"This graph needs blocks that this server does not have: {', '.join(missing)}.")
+    index = {node.id: position for position, node in enumerate(graph.nodes)}
+    links = list({(link.source_id, link.source_name, link.sink_id, link.sink_name): link for link in graph.links}.values())
+    statics = _static_slots(links, {node.id: blocks[node.block_id] for node in graph.nodes})
+    incoming: dict[str, dict[str, None]] = {node.id: {} for node in graph.nodes}
+    outgoing: dict[str, dict[str, list[OutLink]]] = {node.id: {} for node in graph.nodes}
+    for link in links:
+        incoming[link.sink_id][link.sink_name] = None
+        source = parse_pin(link.source_name)
+        is_static = (link.sink_id, link.sink_name) in statics
+        outgoing[link.source_id].setdefault(source.base, []).append(OutLink(source.parts, index[link.sink_id], link.sink_name, is_static))
+    watched = _watched_pins([node.id for node in graph.nodes], index, [link for link in links if (link.sink_id, link.sink_name) not in statics])
+
+    def planned(position: int, node: Node) -> PlannedNode:
+        block = blocks[node.block_id]
+        names = incoming[node.id]
+        return PlannedNode(
+            index=position,
+            id=node.id,
+            block=block,
+            defaults=node.input_default,
+            settings=NodeSettings.model_validate(node.metadata),
+            convert=input_converter(block.input_schema),
+            slots=tuple(name for name in names if (node.id, name) not in statics),
+            static_slots=tuple(name for name in names if (node.id, name) in statics),
+            out=outgoing[node.id],
+            is_start=not names or block.kind is BlockKind.INPUT,
+            watched=watched[position],
+        )
+
+    return Topology(graph.id, graph.version, tuple(planned(i, node) for i, node in enumerate(graph.nodes)))
+
+
+def _static_slots(links: Sequence[Link], block_of: Mapping[str, Block]) -> set[tuple[str, str]]:
+    """(node id, slot) of the sink slots into which every link is static (rule F5)."""
+    verdicts: dict[tuple[str, str], bool] = {}
+    for link in links:
+        is_static = link.is_static or block_of[link.source_id].static_output
+        slot = (link.sink_id, link.sink_name)
+        verdicts[slot] = verdicts.get(slot, True) and is_static
+    return {slot for slot, is_static in verdicts.items() if is_static}
+
+
+def _watched_pins(node_ids: Sequence[str], index: Mapping[str, int], links: Sequence[Link]) -> list[frozenset[str]]:
+    """For each node the ancestor pins that it, or a node further on, reaches over two different slots.
+
+    Only these can meet themselves at a join with different ordinals; all other pins need not be remembered. Sets are bit masks, because a graph
+    may have ten thousand nodes, and loops are followed until nothing changes.
+    """
+    pins: dict[tuple[int, str], int] = {}
+    edges = [(index[link.source_id], parse_pin(link.source_name).base, index[link.sink_id], link.sink_name) for link in links]
+    for source, pin, _, _ in edges:
+        pins.setdefault((source, pin), len(pins))
+    into: list[list[tuple[int, int, str]]] = [[] for _ in node_ids]
+    out_of: list[list[int]] = [[] for _ in node_ids]
+    for source, pin, sink, slot in edges:
+        into[sink].append((source, 1 << pins[source, pin], slot))
+        out_of[source].append(sink)
+
+    ancestors = [0] * len(node_ids)
+
+    def gather_ancestors(node: int) -> int:
+        mask = 0
+        for source, bit, _ in into[node]:
+            mask |= bit | ancestors[source]
+        return mask
+
+    _settle(ancestors, gather_ancestors, out_of)
+
+    needed = [0] * len(node_ids)
+    joins = [_met_twice([(bit | ancestors[source], slot) for source, bit, slot in entries]) for entries in into]
+    sources_of = [[source for source, _, _ in entries] for entries in into]
+
+    def gather_needed(node: int) -> int:
+        mask = joins[node]
+        for sink in out_of[node]:
+            mask |= needed[sink]
+        return mask
+
+    _settle(needed, gather_needed, sources_of)
+    names = {1 << bit: output_key(node, pin) for (node, pin), bit in pins.items()}
+    return [frozenset(_names(needed[node] & ancestors[node], names)) for node in range(len(node_ids))]
+
+
+def _settle(masks: list[int], gather: Any, dependents: Sequence[Sequence[int]]) -> None:
+    """Recompute masks until none changes; a changed one has its dependents looked at again."""
+    pending = dict.fromkeys(range(len(masks)))
+    while pending:
+        node = next(iter(pending))
+        del pending[node]
+        mask = gather(node)
+        if mask != masks[node]:
+            masks[node] = mask
+            pending.update(dict.fromkeys(dependents[node]))
+
+
+def _met_twice(entries: Sequence[tuple[int, str]]) -> int:
+    """The pins that lead to more than one slot."""
+    by_slot: dict[str, int] = {}
+    for mask, slot in entries:
+        by_slot[slot] = by_slot.get(slot, 0) | mask
+    once = twice = 0
+    for mask in by_slot.values():
+        twice |= once & mask
+        once |= mask
+    return twice
+
+
+def _names(mask: int, names: Mapping[int, str]) -> list[str]:
+    found: list[str] = []
+    while mask:
+        bit = mask & -mask
+        found.append(names[bit])
+        mask ^= bit
+    return found
