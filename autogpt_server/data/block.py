@@ -87,6 +87,12 @@ class EffectNotStarted(BlockError):
     retryable = True
 
 
+class EffectUnknown(BlockError):
+    """The block cannot tell whether what it asked for has happened: the answer was lost after the request had left."""
+
+    code = "effect_unknown"
+
+
 class MalformedBlock(AutoGPTServerError):
     """A block class does not keep the contract of `Block`."""
 
@@ -115,16 +121,19 @@ def SchemaField(  # noqa: N802  (reads as a field type in a class body, like pyd
     placeholder: str | None = None,
     secret: bool = False,
     advanced: bool | None = None,
+    hidden: bool = False,
     alias: str | None = None,
+    json_schema_extra: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> Any:
     """A pin with what a person needs to fill it in.
 
-    `secret` values are masked wherever the server shows or logs them. A pin without `default` is required. `alias` names a pin that is no
-    Python identifier. `extra` goes to `pydantic.Field` (bounds, examples, ...).
+    `secret` values are masked wherever the server shows or logs them. `hidden` pins are there for what other versions and editors save and are
+    not offered to people. A pin without `default` is required. `alias` names a pin whose name would hide something in a class body (`list`).
+    `extra` goes to `pydantic.Field` (bounds, examples, ...).
     """
-    shown = {"placeholder": placeholder, "secret": secret or None, "advanced": advanced}
-    kept = {key: value for key, value in shown.items() if value is not None}
+    shown = {"placeholder": placeholder, "secret": secret or None, "advanced": advanced, "hidden": hidden or None}
+    kept = {key: value for key, value in shown.items() if value is not None} | dict(json_schema_extra or {})
     if default_factory is not None:
         extra["default_factory"] = default_factory
     else:
@@ -135,7 +144,10 @@ def SchemaField(  # noqa: N802  (reads as a field type in a class body, like pyd
 class BlockSchema(pydantic.BaseModel):
     """Base of `input_schema` and `output_schema`: one field per pin."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=False)
+    # A value that does not fit may be a secret: errors name the pin and never show what came.
+    model_config = pydantic.ConfigDict(
+        extra="forbid", populate_by_name=True, hide_input_in_errors=True, protected_namespaces=()
+    )
 
     @classmethod
     def pins(cls) -> Mapping[str, pydantic.fields.FieldInfo]:
@@ -160,6 +172,12 @@ def _is_secret(info: pydantic.fields.FieldInfo) -> bool:
 
 class EmptySchema(BlockSchema):
     """No pins at all."""
+
+
+class OutputSchema(BlockSchema):
+    """Base of an `output_schema`: the pin that every block has."""
+
+    error: str = SchemaField("", description="Why the block failed; nothing is sent here when it worked.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,12 +302,14 @@ def check_block(cls: type[Block]) -> None:
     try:
         uuid.UUID(cls.id)
     except (ValueError, AttributeError, TypeError):
-        raise refuse(f"`id` must be a UUID, not {cls.id!r}; `python -c 'import uuid; print(uuid.uuid4())'` makes one.") from None
+        raise refuse(
+            f"`id` must be a UUID, not {cls.id!r}; `python -c 'import uuid; print(uuid.uuid4())'` makes one."
+        ) from None
     for attribute in ("input_schema", "output_schema"):
         schema: Any = getattr(cls, attribute)
         if not (isinstance(schema, type) and issubclass(schema, BlockSchema)):
             raise refuse(f"`{attribute}` must be a subclass of BlockSchema, not {schema!r}.")
-    if not isinstance(cast(Any, cls.effects), Effects):
+    if not isinstance(cast("Any", cls.effects), Effects):
         raise refuse(f"`effects` must be a member of Effects, not {cls.effects!r}.")
     if not (inspect.isgeneratorfunction(cls.run) or inspect.isasyncgenfunction(cls.run)):
         raise refuse("`run` must be a generator or an async generator: use `yield pin, value`.")
@@ -318,13 +338,20 @@ class BlockTestCase:
 def block_test_cases(block: Block) -> list[BlockTestCase]:
     """The block's declared tests; `MalformedBlock` if it has none or they do not pair up."""
     if not hasattr(block, "test_input") or not hasattr(block, "test_output"):
-        raise MalformedBlock(f"Block {block.name}: declare `test_input` and `test_output`; every block is tested by itself.")
+        raise MalformedBlock(
+            f"Block {block.name}: declare `test_input` and `test_output`; every block is tested by itself."
+        )
     if isinstance(block.test_input, Mapping):
-        return [BlockTestCase(block, 0, block.test_input, cast(Sequence[TestExpectation], block.test_output))]
-    outputs = cast(Sequence[Sequence[TestExpectation]], block.test_output)
+        return [BlockTestCase(block, 0, block.test_input, cast("Sequence[TestExpectation]", block.test_output))]
+    outputs = cast("Sequence[Sequence[TestExpectation]]", block.test_output)
     if not block.test_input or len(block.test_input) != len(outputs):
-        raise MalformedBlock(f"Block {block.name}: {len(block.test_input)} test inputs but {len(outputs)} lists of outputs; give one list per input.")
-    return [BlockTestCase(block, i, given, expected) for i, (given, expected) in enumerate(zip(block.test_input, outputs, strict=True))]
+        raise MalformedBlock(
+            f"Block {block.name}: {len(block.test_input)} test inputs but {len(outputs)} lists of outputs; give one list per input."
+        )
+    return [
+        BlockTestCase(block, i, given, expected)
+        for i, (given, expected) in enumerate(zip(block.test_input, outputs, strict=True))
+    ]
 
 
 def with_test_mock(block: Block) -> Block:

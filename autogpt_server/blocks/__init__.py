@@ -1,0 +1,28 @@
+"""The block library: everything a node can do.
+
+To add a block, write a class that derives from `autogpt_server.data.block.Block` in a module of its family and name the module in `_FAMILIES`;
+a broken or doubled block stops the import with a message that says what to fix. Blocks get what they need from the server as an argument
+(`ctx`) and never import it.
+"""
+
+from collections.abc import Mapping
+
+from autogpt_server.blocks import basic, io, text
+from autogpt_server.blocks._registry import collect
+from autogpt_server.data.block import Block
+
+__all__ = ["get_block", "get_blocks"]
+
+_FAMILIES = (basic, io, text)
+
+_BLOCKS = collect(_FAMILIES)
+
+
+def get_blocks() -> Mapping[str, Block]:
+    """Block id -> the block, in a stable order. Read-only; a block holds no state and is shared by all executions."""
+    return _BLOCKS
+
+
+def get_block(block_id: str) -> Block | None:
+    """The block of this id, or None if the library has none."""
+    return _BLOCKS.get(block_id)
