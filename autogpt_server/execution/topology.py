@@ -5,7 +5,7 @@ Made once per graph version and shared by all its runs; nothing in it changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -185,6 +185,7 @@ def _watched_pins(node_ids: Sequence[str], index: Mapping[str, int], links: Sequ
         into[sink].append((source, 1 << pins[source, pin], slot))
         out_of[source].append(sink)
 
+    forward = _flow_order(out_of)
     ancestors = [0] * len(node_ids)
 
     def gather_ancestors(node: int) -> int:
@@ -193,7 +194,7 @@ def _watched_pins(node_ids: Sequence[str], index: Mapping[str, int], links: Sequ
             mask |= bit | ancestors[source]
         return mask
 
-    _settle(ancestors, gather_ancestors, out_of)
+    _settle(ancestors, gather_ancestors, out_of, forward)
 
     needed = [0] * len(node_ids)
     joins = [_met_twice([(bit | ancestors[source], slot) for source, bit, slot in entries]) for entries in into]
@@ -205,14 +206,33 @@ def _watched_pins(node_ids: Sequence[str], index: Mapping[str, int], links: Sequ
             mask |= needed[sink]
         return mask
 
-    _settle(needed, gather_needed, sources_of)
+    _settle(needed, gather_needed, sources_of, forward[::-1])
     names = {1 << bit: output_key(node, pin) for (node, pin), bit in pins.items()}
     return [frozenset(_names(needed[node] & ancestors[node], names)) for node in range(len(node_ids))]
 
 
-def _settle(masks: list[int], gather: Any, dependents: Sequence[Sequence[int]]) -> None:
-    """Recompute masks until none changes; a changed one has its dependents looked at again."""
-    pending = dict.fromkeys(range(len(masks)))
+def _flow_order(out_of: Sequence[Sequence[int]]) -> list[int]:
+    """The nodes such that, loops aside, each comes after those that feed it: one pass settles a graph without loops."""
+    seen: set[int] = set()
+    finished: list[int] = []
+    for root in range(len(out_of)):
+        stack = [(root, iter(out_of[root]))] if root not in seen else []
+        seen.add(root)
+        while stack:
+            node, sinks = stack[-1]
+            sink = next((sink for sink in sinks if sink not in seen), None)
+            if sink is None:
+                finished.append(node)
+                stack.pop()
+            else:
+                seen.add(sink)
+                stack.append((sink, iter(out_of[sink])))
+    return finished[::-1]
+
+
+def _settle(masks: list[int], gather: Callable[[int], int], dependents: Sequence[Sequence[int]], order: Sequence[int]) -> None:
+    """Recompute masks, in this order, until none changes; a changed one has its dependents looked at again."""
+    pending = dict.fromkeys(order)
     while pending:
         node = next(iter(pending))
         del pending[node]

@@ -1,0 +1,180 @@
+"""What the planner knows of a run while it is being performed: a cache of its committed rows and of the events that follow them.
+
+Everything here can be made again from the database (`autogpt_server.execution.restore`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from autogpt_server.data.models import RunStats
+from autogpt_server.data.status import NODE_TRANSITIONS, RUN_TRANSITIONS, NodeStatus, RunStatus
+from autogpt_server.execution.topology import PlannedNode, Topology
+
+Origins = Mapping[str, tuple[str, int]]
+"""Watched output pin -> (node execution, ordinal) of the output that a value descends from."""
+
+NO_ORIGINS: Origins = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an execution or a run failed: a stable code and words for a person."""
+
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class Output:
+    """One value that an execution yielded."""
+
+    execution: Execution
+    ordinal: int
+    pin: str
+    value: Any
+    text: str
+    """The value as JSON, made once, when it was yielded."""
+    released_seq: int | None = None
+    committed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One value that entered an execution through a slot."""
+
+    value: Any
+    text: str | None = None
+    """JSON of a value that came with the run; None for one that travelled a link: the output holds it."""
+    source_id: str | None = None
+    source_ordinal: int | None = None
+    origins: Origins = NO_ORIGINS
+    failed_id: str | None = None
+    """The failed execution whose error this is."""
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One firing of a node. Only the planner changes it."""
+
+    id: str
+    node: PlannedNode
+    added_at: datetime
+    status: NodeStatus = NodeStatus.INCOMPLETE
+    ordinal: int | None = None
+    attempt: int = 0
+    tokens: dict[str, Token] = field(default_factory=dict[str, Token])
+    """Slot -> value, in the order of arrival."""
+    input: dict[str, Any] | None = None
+    """Field -> value as the block takes it, from queueing on."""
+    origins: Origins = NO_ORIGINS
+    mixed_origin: bool = False
+    outputs: int = 0
+    """How many values the execution has yielded."""
+    held: list[Output] = field(default_factory=list[Output])
+    """Yielded, but not their turn yet (rule F8)."""
+    replay: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(pin, JSON) of the outputs an earlier attempt of a pure block has committed: the next one must yield the same (rule D4)."""
+    replayed: int = 0
+    failure: Failure | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    committed: bool = False
+    """Whether the row exists."""
+
+    def become(self, status: NodeStatus) -> None:
+        """Change the status; an `AssertionError` here is a mistake of the planner."""
+        if status not in NODE_TRANSITIONS[self.status]:
+            raise AssertionError(f"node execution {self.id}: {self.status} may not become {status}")
+        self.status = status
+
+
+@dataclass(slots=True)
+class NodeState:
+    """What the planner knows of one node in one run."""
+
+    incomplete: deque[Execution] = field(default_factory=deque[Execution])
+    """Oldest first."""
+    arrived: dict[str, int] = field(default_factory=dict[str, int])
+    """Slot -> how many of `incomplete`, counted from the oldest, have a value there. Values fill executions strictly in order, so this is all
+    that matching (rule F3) has to know."""
+    statics: dict[str, Token] = field(default_factory=dict[str, Token])
+    next_ordinal: int = 0
+    unreleased: deque[Execution] = field(default_factory=deque[Execution])
+    """Queued executions whose outputs have not all been released, in order; the first one's turn it is."""
+    ready: deque[Execution] = field(default_factory=deque[Execution])
+    """QUEUED and not handed out yet."""
+    busy: int = 0
+    """Executions handed out whose attempt has not ended."""
+
+
+@dataclass(slots=True)
+class InputRow:
+    """An input to be written: `text` for a value of its own, else the output it came from."""
+
+    execution: Execution
+    role: str
+    ordinal: int
+    name: str
+    text: str | None
+    source_id: str | None = None
+    source_ordinal: int | None = None
+
+
+@dataclass(slots=True)
+class Changes:
+    """Everything that happened since the last cut, as rows to be written."""
+
+    executions: dict[str, Execution] = field(default_factory=dict[str, Execution])
+    inputs: list[InputRow] = field(default_factory=list[InputRow])
+    outputs: list[Output] = field(default_factory=list[Output])
+    released: list[Output] = field(default_factory=list[Output])
+    """Outputs that a former commit wrote as held and that have been released since."""
+
+
+@dataclass(slots=True)
+class RunState:
+    """A run in the hands of its planner."""
+
+    id: str
+    topology: Topology
+    status: RunStatus = RunStatus.QUEUED
+    seq: int = 0
+    """Number of events applied so far."""
+    nodes: list[NodeState] = field(default_factory=list[NodeState])
+    live: dict[str, Execution] = field(default_factory=dict[str, Execution])
+    """Executions that have not ended, by id."""
+    active: int = 0
+    """Executions that keep the run from ending (rule F11)."""
+    moving: int = 0
+    """Of those, the ones that need neither time nor a person to move on: QUEUED and RUNNING."""
+    unhandled: dict[str, Failure] = field(default_factory=dict[str, Failure])
+    """Failed executions whose error no queued execution has taken (rule F10)."""
+    stats: RunStats = field(default_factory=RunStats)
+    reason: str | None = None
+    failure: Failure | None = None
+    closing: RunStatus | None = None
+    """Set while the run is being brought to an early end."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    changes: Changes = field(default_factory=Changes)
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            self.nodes = [NodeState() for _ in self.topology.nodes]
+
+    def become(self, status: RunStatus) -> None:
+        """Change the status; an `AssertionError` here is a mistake of the planner."""
+        if status not in RUN_TRANSITIONS[self.status]:
+            raise AssertionError(f"run {self.id}: {self.status} may not become {status}")
+        self.status = status
+
+    def cut(self) -> Changes:
+        """Take the changes since the last cut: what the next commit writes."""
+        changes, self.changes = self.changes, Changes()
+        return changes
