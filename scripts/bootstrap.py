@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ GROUPS = {"run": "main", "dev": "main,dev"}  # of poetry.lock
 SUPPORTED = ((3, 11), (3, 13))
 STEP_TIMEOUT_S = 1800.0  # a step on a slow line; pip and npm limit each request themselves
 LOG_TAIL_LINES = 25
+REGISTRY_LOGS = {"poetry", "packages", "npm"}  # the tools that reach package registries
 
 REGISTRY_HINT = """If the package registries are only reachable through a mirror or a proxy, tell the tools so once:
   pip config set global.index-url ADDRESS     or the environment variable PIP_INDEX_URL
@@ -214,10 +216,11 @@ def run_tool(log: str, program: str | Path, *arguments: str, env: dict[str, str]
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     path = LOGS / f"{log}.log"
+    command = [str(program), *arguments]
     with path.open("wb") as output:
         try:
             subprocess.run(
-                [program, *arguments],
+                command,
                 cwd=ROOT,
                 env=clean_environment() if env is None else env,
                 stdin=subprocess.DEVNULL,
@@ -229,7 +232,9 @@ def run_tool(log: str, program: str | Path, *arguments: str, env: dict[str, str]
         except (OSError, subprocess.SubprocessError) as error:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             tail = "".join(f"\n  | {line}" for line in lines[-LOG_TAIL_LINES:])
-            raise StepError(f"{error}{tail}\nAll of its output: {path}") from error
+            hint = f"\n\n{REGISTRY_HINT}" if log in REGISTRY_LOGS else ""
+            what = error if isinstance(error, OSError) else f"`{shlex.join(command)}` did not succeed"
+            raise StepError(f"{what}{tail}\nAll of its output: {path}{hint}") from error
 
 
 def clean_environment() -> dict[str, str]:
@@ -263,7 +268,7 @@ def main() -> int:
                 name = step.name
                 step.perform()
     except (StepError, node_tool.NodeMissingError, OSError) as error:
-        print(f"setup: {name} failed: {error}\n\n{REGISTRY_HINT}", file=sys.stderr)
+        print(f"setup: {name} failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nsetup: interrupted at {name}; the next run carries on from there", file=sys.stderr)

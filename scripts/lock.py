@@ -46,7 +46,6 @@ class SimpleApiFallback(PyPiRepository):
 
 
 def main() -> int:
-    import poetry.factory  # noqa: PLC0415
     import poetry.repositories.pypi_repository as module  # noqa: PLC0415
 
     module.PyPiRepository = SimpleApiFallback
