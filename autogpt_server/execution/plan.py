@@ -152,6 +152,7 @@ class Planner:
         execution.attempt += 1
         execution.replayed = 0
         execution.started_at = at
+        execution.started_seq = self.state.seq
         self._touch(execution)
         if self.state.started_at is None:
             self.state.started_at = at
@@ -166,7 +167,7 @@ class Planner:
         self.state.stats.bytes += len(event.text)
         self._flush_node(execution.node, event.at)
         if self.state.stats.bytes > self._limits.max_bytes:
-            self._over_limit(f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting RUN_MAX_BYTES).", event.at)
+            self._over_limit(f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting MAX_RUN_BYTES).", event.at)
 
     def _compare_with_replay(self, execution: Execution, event: Yielded) -> None:
         expected = execution.replay[execution.replayed]
@@ -200,6 +201,7 @@ class Planner:
         execution.become(status)
         execution.failure = failure
         execution.ended_at = at
+        execution.ended_seq = self.state.seq
         self._touch(execution)
         del state.live[execution.id]
         state.active -= 1
@@ -226,8 +228,9 @@ class Planner:
     # --- outputs -------------------------------------------------------------------------------------------------
 
     def _add_output(self, execution: Execution, pin: str, value: Any, text: str) -> None:
-        output = Output(execution, execution.outputs, pin, value, text)
+        output = Output(execution, execution.outputs, pin, value, text, self.state.seq)
         execution.outputs += 1
+        self._touch(execution)
         execution.held.append(output)
         self.state.changes.outputs.append(output)
 
@@ -261,7 +264,7 @@ class Planner:
         for link in links:
             value = pick(output.value, link.parts) if link.parts else output.value
             if value is not MISSING:
-                self._deliveries.append((link, Token(value, None, execution.id, output.ordinal, origins, failed_id)))
+                self._deliveries.append((link, Token(value, None, execution.id, output.ordinal, link.part, origins, failed_id)))
 
     def _deliver_all(self, at: datetime) -> None:
         if self._delivering:
@@ -310,14 +313,14 @@ class Planner:
             self._queue(execution, at)
 
     def _new_execution(self, node: PlannedNode, at: datetime) -> Execution:
-        execution = Execution(self._new_id(), node, at)
+        execution = Execution(self._new_id(), node, at, added_seq=self.state.seq)
         self.state.live[execution.id] = execution
         self.state.stats.executions += 1
         self._touch(execution)
         return execution
 
     def _put(self, execution: Execution, slot: str, token: Token) -> None:
-        row = InputRow(execution, "input", len(execution.tokens), slot, token.text, token.source_id, token.source_ordinal)
+        row = InputRow(execution, "input", len(execution.tokens), slot, token.text, token.source_id, token.source_ordinal, token.source_part)
         execution.tokens[slot] = token
         self.state.changes.inputs.append(row)
         self._touch(execution)
@@ -331,6 +334,7 @@ class Planner:
                 self._put(execution, slot, token)
         execution.become(NodeStatus.QUEUED)
         execution.queued_at = at
+        execution.queued_seq = self.state.seq
         execution.ordinal = node_state.next_ordinal
         node_state.next_ordinal += 1
         node_state.unreleased.append(execution)
@@ -348,7 +352,7 @@ class Planner:
             self._finish(execution, NodeStatus.FAILED, failure, at)
         elif self.state.stats.executions > self._limits.max_executions:
             node_state.ready.append(execution)
-            self._over_limit(f"This run has more than {self._limits.max_executions} node executions (setting RUN_MAX_EXECUTIONS).", at)
+            self._over_limit(f"This run has more than {self._limits.max_executions} node executions (setting MAX_RUN_NODE_EXECUTIONS).", at)
         else:
             node_state.ready.append(execution)
             self._hand_out(node)
@@ -448,7 +452,7 @@ class Planner:
             if state.active == 0:
                 self._end_run(at)
             elif state.started_at is not None and (at - state.started_at).total_seconds() > self._limits.max_duration_s:
-                self._over_limit(f"This run took longer than {self._limits.max_duration_s:g} seconds (setting RUN_MAX_DURATION_S).", at)
+                self._over_limit(f"This run took longer than {self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S).", at)
                 if state.active == 0:
                     self._end_run(at)
             elif state.moving == 0 and state.status is not RunStatus.WAITING:
@@ -488,6 +492,7 @@ class Planner:
         return "; ".join(parts) + "."
 
     def _touch(self, execution: Execution) -> None:
+        execution.seq = self.state.seq
         self.state.changes.executions[execution.id] = execution
 
     def _take_todo(self) -> Todo:

@@ -39,6 +39,7 @@ class Output:
     value: Any
     text: str
     """The value as JSON, made once, when it was yielded."""
+    seq: int
     released_seq: int | None = None
     committed: bool = False
 
@@ -52,6 +53,7 @@ class Token:
     """JSON of a value that came with the run; None for one that travelled a link: the output holds it."""
     source_id: str | None = None
     source_ordinal: int | None = None
+    source_part: str | None = None
     origins: Origins = NO_ORIGINS
     failed_id: str | None = None
     """The failed execution whose error this is."""
@@ -81,9 +83,15 @@ class Execution:
     """(pin, JSON) of the outputs an earlier attempt of a pure block has committed: the next one must yield the same (rule D4)."""
     replayed: int = 0
     failure: Failure | None = None
+    seq: int = 0
+    """The run's seq at the latest change, and below at the changes that readers tell apart."""
+    added_seq: int = 0
     queued_at: datetime | None = None
+    queued_seq: int | None = None
     started_at: datetime | None = None
+    started_seq: int | None = None
     ended_at: datetime | None = None
+    ended_seq: int | None = None
     committed: bool = False
     """Whether the row exists."""
 
@@ -124,6 +132,7 @@ class InputRow:
     text: str | None
     source_id: str | None = None
     source_ordinal: int | None = None
+    source_part: str | None = None
 
 
 @dataclass(slots=True)

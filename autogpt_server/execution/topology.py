@@ -57,6 +57,8 @@ class OutLink:
     """Where a value goes: which part of it, to which slot of which node."""
 
     parts: tuple[Part, ...]
+    part: str | None
+    """The same as text, as it stands in the name of the source pin."""
     sink: int
     slot: str
     is_static: bool
@@ -136,7 +138,7 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
         incoming[link.sink_id][link.sink_name] = None
         source = parse_pin(link.source_name)
         is_static = (link.sink_id, link.sink_name) in statics
-        outgoing[link.source_id].setdefault(source.base, []).append(OutLink(source.parts, index[link.sink_id], link.sink_name, is_static))
+        outgoing[link.source_id].setdefault(source.base, []).append(OutLink(source.parts, link.source_name[len(source.base) :] or None, index[link.sink_id], link.sink_name, is_static))
     watched = _watched_pins([node.id for node in graph.nodes], index, [link for link in links if (link.sink_id, link.sink_name) not in statics])
 
     def planned(position: int, node: Node) -> PlannedNode:
