@@ -86,9 +86,9 @@ _TOKEN = re.compile(
     r"|(?P<statement>\{%.*?%\})"
     r"|(?P<comment>\{\#.*?\#\})"
     # An object in an object, or one whose braces were doubled: data, not an expression.
-    rf"|(?P<data>\{{\{{(?=\s*(?:(?:{_QUOTED})\s*:|\}}|\{{)))"
+    rf"|(?P<data>\{{\{{(?=\s*(?:(?:{_QUOTED})\s*:|\}})))"
     rf"|(?P<expression>\{{\{{(?P<inner>(?:{_QUOTED}|[^"
-    r"'\"{}]|\}(?!\}))*)\}\})"
+    r"'\"{}]|\{[^{}]*\}|\}(?!\}))*)\}\})"
     rf"|(?P<field>{_FIELD.pattern})"
     r"|(?P<opening>\{[{%\#])",
     re.DOTALL,

@@ -8,14 +8,15 @@ at the size of what it would make.
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, cast
 
 import jinja2
 import jinja2.filters
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from autogpt_server.blocks._template import FIELDS, TemplateError
@@ -37,7 +38,9 @@ class Program:
             _guard(tree)
             code = environment.compile(tree)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"The template is not valid, line {error.lineno}: {error.message}.") from error
+            raise TemplateError(
+                f"The template is not valid, line {error.lineno}: {str(error.message).rstrip('.')}."
+            ) from error
         except (RecursionError, SyntaxError, MemoryError) as error:
             raise TemplateError("The template is nested too deeply.") from error
         self._template = jinja2.Template.from_code(environment, code, environment.globals)
@@ -59,14 +62,14 @@ class Program:
         except TemplateError:
             raise
         except SecurityError as error:
-            raise TemplateError(f"The template does what a template may not do: {error}.") from error
+            raise TemplateError(f"The template does what a template may not do: {str(error).rstrip('.')}.") from error
         except RecursionError:
             raise TemplateError("The template calls itself too deeply.") from None
         except MemoryError:
             raise _too_big() from None
         # Whatever a template's own expressions raise (a TypeError of `1 + "a"`, a KeyError of a filter) is the template's failure.
         except Exception as error:
-            raise TemplateError(f"The template failed: {type(error).__name__}: {error}.") from error
+            raise TemplateError(f"The template failed: {str(error).rstrip('.')} ({type(error).__name__}).") from error
         return "".join(chunks)
 
 
@@ -96,12 +99,17 @@ def _check_size(size: float) -> None:
 
 
 def _shown(value: Any) -> Any:
-    """How a value is printed: null as nothing, objects and lists as JSON."""
+    """How a value is printed: null as nothing, objects and everything that holds items as JSON."""
     if value is None:
         return ""
+    if isinstance(value, str | int | float | jinja2.Undefined):
+        return value
     if isinstance(value, list | tuple | dict):
         return _as_json(value)
-    return value
+    if isinstance(value, Iterator | range | KeysView | ValuesView | ItemsView):
+        return _as_json(list(cast("Iterable[Any]", value)))
+    # Its text would hold an address in memory: another one each time.
+    raise TemplateError(f"The template prints a {type(value).__name__}, which is no value; was it meant to be called?")
 
 
 def _as_json(value: Any) -> str:
@@ -128,11 +136,6 @@ def _weight(value: Any, known: dict[int, float]) -> float:
     return weight
 
 
-def _width(value: Any) -> int:
-    """The largest number written in a format."""
-    return max((int(digits[:9]) for digits in re.findall(r"\d+", str(value))), default=0)
-
-
 # -- what the syntax tree gets ------------------------------------------------
 
 
@@ -157,6 +160,8 @@ def _guard_expressions(node: nodes.Node) -> None:
 
 
 def _guarded(node: nodes.Node) -> nodes.Node:
+    if not isinstance(node, nodes.Expr):
+        return node
     if isinstance(node, nodes.Concat):
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_concatenated")
     if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
@@ -197,6 +202,10 @@ def _text(value: Any) -> str:
 # -- the environment -----------------------------------------------------------
 
 
+_UNAVAILABLE = frozenset({"format", "format_map", "translate", "maketrans"})
+"""Methods of text that could make a lot from little; the `format` filter and `%` do the same within limits."""
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox: no files, no randomness, no Python beyond the values."""
 
@@ -204,17 +213,29 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        filters = cast("dict[str, Callable[..., Any]]", self.filters)
+        functions = cast("dict[str, Any]", self.globals)
         for name in ("random", "pprint", "filesizeformat", "xmlattr"):
-            del self.filters[name]
-        for name in ("lipsum",):
-            del self.globals[name]
-        self.globals["range"] = _bounded_range
-        self.filters.update({"_ticking": _ticking, "_concatenated": _concatenated, "_weighed": _weighed})
-        self.filters.update({"string": _text, "tojson": _as_json, "format": _format_filter, "join": _join_filter})
-        self.filters.update(
-            {name: _sized(self.filters[name]) for name in ("center", "indent", "batch", "slice", "round", "truncate")}
-        )
-        self.filters["replace"] = _replace_filter
+            del filters[name]
+        del functions["lipsum"]
+        functions["range"] = _bounded_range
+        filters.update({"_ticking": _ticking, "_concatenated": _concatenated, "_weighed": _weighed})
+        filters.update({"string": _text, "tojson": _as_json, "format": _format_filter})
+        filters.update({"join": _join_filter, "replace": _replace_filter})
+        for name in ("center", "indent", "batch", "slice", "round", "truncate", "wordwrap"):
+            filters[name] = _sized(filters[name])
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # In JSON, `order.items` is what the order holds under "items", not a method of dictionaries.
+        if isinstance(obj, dict) and attribute in obj:
+            return cast("dict[str, Any]", obj)[attribute]
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return not (isinstance(obj, str) and attr in _UNAVAILABLE) and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        return None
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         sized = (str, list, tuple)
@@ -232,12 +253,12 @@ class _Environment(ImmutableSandboxedEnvironment):
             _check_format(left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as in Jinja: names that keyword arguments cannot take
-        cast("_Clock", __context.resolve(_CLOCK)).check()
-        owner = getattr(__obj, "__self__", None)
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        cast("_Clock", context.resolve(_CLOCK)).check()
+        owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            _check_text_method(owner, getattr(__obj, "__name__", ""), args)
-        return super().call(__context, __obj, *args, **kwargs)
+            _check_text_method(owner, getattr(function, "__name__", ""), args)
+        return super().call(context, function, *args, **kwargs)
 
 
 def _check_text_method(text: str, method: str, args: tuple[Any, ...]) -> None:
@@ -247,18 +268,14 @@ def _check_text_method(text: str, method: str, args: tuple[Any, ...]) -> None:
         _check_size(len(text) + text.count(args[0]) * len(args[1]))
     elif method == "join" and args:
         _check_size(sum(len(str(item)) + len(text) for item in args[0]))
-    elif method in {"format", "format_map"}:
-        _check_format(text, args)
-    elif method == "translate":
-        raise SecurityError("`translate` is not available")
 
 
 def _check_format(text: str, values: Any) -> None:
-    fields = len(re.findall(r"[%{]", text))
-    widths = max(_width(text), _width(values) if "*" in text or "{" in text else 0)
-    if fields and widths > 1000:
+    """For `%`: widths stand in the text, or among the values where the text says `*`."""
+    widths = re.findall(r"\d+", f"{text} {values if '*' in text else ''}")
+    if any(int(digits[:9]) > 1000 for digits in widths):
         raise TemplateError("The template formats to a width above 1,000.")
-    _check_size(len(text) + fields * _weight(values, {}))
+    _check_size(len(text) + text.count("%") * (1000 + _weight(values, {})))
 
 
 def _bounded_range(*bounds: int) -> range:
@@ -272,16 +289,17 @@ def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
     """The filter, with numbers in its arguments that cannot make it enormous."""
 
     def filtered(*args: Any, **kwargs: Any) -> Any:
+        text = next((argument for argument in args if isinstance(argument, str)), "")
+        lines = 1 + text.count("\n")
         for argument in (*args[1:], *kwargs.values()):
-            if isinstance(argument, int | float) and abs(argument) > 100_000:
-                raise TemplateError("The template gives a filter a number above 100,000.")
-            if isinstance(argument, str) and len(argument) > 10_000:
-                raise TemplateError("The template gives a filter a text of more than 10,000 characters.")
+            if isinstance(argument, int | float):
+                _check_size(abs(argument) * max(lines, 40))
+            elif isinstance(argument, str) and argument is not text:
+                _check_size(len(text) * len(argument))
         return function(*args, **kwargs)
 
-    for marker in ("jinja_pass_arg",):
-        if hasattr(function, marker):
-            setattr(filtered, marker, getattr(function, marker))
+    if hasattr(function, "jinja_pass_arg"):
+        filtered.jinja_pass_arg = function.jinja_pass_arg  # pyright: ignore[reportFunctionMemberAccess]
     return filtered
 
 

@@ -78,7 +78,7 @@ class PrintToConsoleBlock(Block):
     def run(self, input_data: Input, ctx: BlockContext) -> BlockOutput:
         # One write per value, so that lines of executions that print at the same time stay whole.
         line = f"{as_text(input_data.text)}\n"
-        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  (so it is in a process without a console)
+        if sys.stdout is None:  # so it is in a process without a console
             ctx.logger.info("printed", extra={"text": line.rstrip("\n")})
         else:
             encoding = sys.stdout.encoding or "utf-8"

@@ -166,8 +166,8 @@ class BlockSchema(pydantic.BaseModel):
 
 
 def _is_secret(info: pydantic.fields.FieldInfo) -> bool:
-    extra = info.json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("secret"))
+    extra: Any = info.json_schema_extra
+    return isinstance(extra, dict) and cast("dict[str, Any]", extra).get("secret") is True
 
 
 class EmptySchema(BlockSchema):
@@ -216,6 +216,9 @@ class BlockContext:
     """After a `Suspend`: the signal's value, or None when time woke the block up."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
+
+BLOCK_TEST_TIME = datetime(2026, 3, 1, 12, 30, 45, 678901, UTC)
+"""What `ctx.now()` tells while a block's declared tests run."""
 
 TestExpectation: TypeAlias = tuple[str, Any]
 """(pin, expected): expected is a value, a type, or a predicate of one argument."""

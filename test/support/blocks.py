@@ -2,17 +2,15 @@
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from autogpt_server.data.block import Block, BlockContext, BlockTestCase, with_test_mock
+from autogpt_server.data.block import BLOCK_TEST_TIME, Block, BlockContext, BlockTestCase, with_test_mock
 from autogpt_server.utils import json
 from autogpt_server.utils.settings import Settings
 
-NOW = datetime(2026, 3, 1, 12, 30, 45, 678901, tzinfo=UTC)
 
-
-def context(settings: Settings | None = None, *, now: datetime = NOW) -> BlockContext:
+def context(settings: Settings | None = None, *, now: datetime = BLOCK_TEST_TIME) -> BlockContext:
     """A context as a worker would lend it."""
     return BlockContext(
         run_id="run",
