@@ -18,7 +18,9 @@ HORIZON = datetime(2200, 1, 1, tzinfo=UTC)
 
 _ZERO = timedelta(0)
 _STEP = timedelta(days=1)  # no zone has two transitions within a week (tzdata 2026, years 1985 to 2040)
-_NOT_PLACES = frozenset({"localtime", "posixrules", "Factory"})  # files of the database that are no zone, or another one on each machine
+_NOT_PLACES = frozenset(
+    {"localtime", "posixrules", "Factory"}
+)  # files of the database that are no zone, or another one on each machine
 
 
 class UnknownTimeZone(AutoGPTServerError):
@@ -78,21 +80,22 @@ def time_zone(name: str) -> ZoneInfo:
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             # OSError: a folder of the database ("Europe"), or a name that is too long for a file.
             pass
-    raise UnknownTimeZone(f"{name!r} is not the name of a time zone; {_hint(name)}.", timezone=name)
+    raise UnknownTimeZone(f"{name!r} is not the name of a time zone; {_hint(name)}", timezone=name)
 
 
 def periods(zone: ZoneInfo, after: datetime, until: datetime = HORIZON) -> Iterator[Period]:
     """The periods that together cover `after` to `until` (aware), in order; the first began at most about a year before `after`."""
-    start = datetime(after.year - 1, 1, 1, tzinfo=UTC)
+    start = datetime(after.astimezone(UTC).year - 1, 1, 1, tzinfo=UTC)
     offset = offset_before = _offset(zone, start)
-    for year in range(start.year, min(until, HORIZON).astimezone(UTC).year + 1):
+    until = min(until.astimezone(UTC), HORIZON)
+    for year in range(start.year, until.year + 1):
         for transition in _transitions(zone, year):
             if transition.at > after:
                 yield Period(start, transition.at, offset, offset_before)
                 if transition.at > until:
                     return
             start, offset_before, offset = transition.at, transition.before, transition.after
-    yield Period(start, max(until, HORIZON) + _STEP, offset, offset_before)
+    yield Period(start, HORIZON + _STEP, offset, offset_before)
 
 
 @lru_cache(maxsize=4096)
@@ -130,7 +133,7 @@ def _hint(name: str) -> str:
     fixed = re.fullmatch(r"(?:UTC|GMT)?([+-])(\d{1,2})(?::?00)?", name.strip())
     if fixed and 0 < int(fixed[2]) <= 12:
         # POSIX counts hours west of Greenwich: https://data.iana.org/time-zones/tzdb/etcetera
-        return f"for a fixed offset write 'Etc/GMT{'-' if fixed[1] == '+' else '+'}{int(fixed[2])}' (the sign is inverted in these names)"
+        return f"for a fixed offset write 'Etc/GMT{'-' if fixed[1] == '+' else '+'}{int(fixed[2])}' (the sign is inverted in these names)."
     known = _names()
     folded = {known_name.casefold(): known_name for known_name in known}
     wanted = name.strip().casefold().replace(" ", "_")
@@ -140,8 +143,8 @@ def _hint(name: str) -> str:
         close = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.75)
         guess = folded[close[0]] if close else None
     if guess is not None:
-        return f"did you mean {guess!r}?"[:-1]
-    return "write one of the IANA database, such as 'Europe/Berlin', 'America/New_York' or 'UTC'"
+        return f"did you mean {guess!r}?"
+    return "write one of the IANA database, such as 'Europe/Berlin', 'America/New_York' or 'UTC'."
 
 
 @lru_cache(maxsize=1)
