@@ -34,7 +34,11 @@ class ConversionError(AutoGPTServerError):
     code = "input_type_mismatch"
 
     def __init__(self, pin: str, expected: str, got: Any, *, secret: bool = False) -> None:
-        super().__init__(f"Pin {pin!r} expects {expected}, but got {'a value that is not shown' if secret else describe_value(got)}.", pin=pin, expected=expected)
+        super().__init__(
+            f"Pin {pin!r} expects {expected}, but got {'a value that is not shown' if secret else describe_value(got)}.",
+            pin=pin,
+            expected=expected,
+        )
 
     @property
     def pin(self) -> str:
@@ -53,7 +57,9 @@ class MissingInput(AutoGPTServerError):
     code = "missing_input"
 
     def __init__(self, pins: list[str]) -> None:
-        super().__init__(f"No value for the required {'pin' if len(pins) == 1 else 'pins'} {', '.join(map(repr, pins))}.", pins=pins)
+        super().__init__(
+            f"No value for the required {'pin' if len(pins) == 1 else 'pins'} {', '.join(map(repr, pins))}.", pins=pins
+        )
 
     @property
     def pins(self) -> list[str]:
@@ -93,7 +99,9 @@ class InputConverter:
 
     def __init__(self, schema: type[BlockSchema]) -> None:
         self.schema = schema
-        self.pins: Mapping[str, PinConverter] = {pin: _pin_converter(schema, pin, info) for pin, info in schema.pins().items()}
+        self.pins: Mapping[str, PinConverter] = {
+            pin: _pin_converter(schema, pin, info) for pin, info in schema.pins().items()
+        }
         self.required = schema.required_pins()
         self._plain = frozenset(pin for pin, converter in self.pins.items() if converter.adapter is None)
 
@@ -180,7 +188,11 @@ def _candidates(value: Any, annotation: Any) -> Iterator[Any]:
 
 
 def _literal_candidates(value: Any, allowed: tuple[Any, ...]) -> Iterator[Any]:
-    yield from (choice for choice in allowed if not isinstance(choice, bool) and not isinstance(value, bool) and str(choice) == str(value))
+    yield from (
+        choice
+        for choice in allowed
+        if not isinstance(choice, bool) and not isinstance(value, bool) and str(choice) == str(value)
+    )
 
 
 def _text_of_number(value: Any) -> Iterator[str]:
@@ -227,7 +239,7 @@ def _list_candidates(value: Any, item: Any) -> Iterator[list[Any]]:
     sources = [value] if isinstance(value, list) else list(_json_candidates(value))
     for source in sources:
         if isinstance(source, list):
-            items = [_item(entry, item) for entry in cast(list[Any], source)]
+            items = [_item(entry, item) for entry in cast("list[Any]", source)]
             yield items
     if not isinstance(value, list) and value is not None:
         yield [_item(value, item)]
@@ -237,7 +249,7 @@ def _dict_candidates(value: Any, item: Any) -> Iterator[dict[str, Any]]:
     sources = [value] if isinstance(value, dict) else list(_json_candidates(value))
     for source in sources:
         if isinstance(source, dict):
-            yield {key: _item(entry, item) for key, entry in cast(dict[str, Any], source).items()}
+            yield {key: _item(entry, item) for key, entry in cast("dict[str, Any]", source).items()}
 
 
 def _item(value: Any, annotation: Any) -> Any:
@@ -265,13 +277,24 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
         return f"a list of {describe_schema(items)}" if items else "a list"
     if kind == "object" or "$ref" in schema:
         return f"an object ({schema['title']})" if "title" in schema and "properties" in schema else "an object"
-    return {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}.get(
-        str(kind), "any value"
-    )
+    return {
+        "string": "text",
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "null": "null",
+    }.get(str(kind), "any value")
 
 
 def _json_kind(value: Any) -> str:
     if value is None:
         return ""
-    kinds = {bool: "the boolean", int: "the number", float: "the number", str: "the text", list: "the list", dict: "the object"}
+    kinds = {
+        bool: "the boolean",
+        int: "the number",
+        float: "the number",
+        str: "the text",
+        list: "the list",
+        dict: "the object",
+    }
     return kinds.get(type(value), type(value).__name__)

@@ -39,7 +39,9 @@ class Database:
         """
         path = settings.database_path
         migrate.check_version(path)
-        client = engine.create_client(path, synchronous=settings.sqlite_synchronous, busy_timeout_s=settings.sqlite_busy_timeout_s)
+        client = engine.create_client(
+            path, synchronous=settings.sqlite_synchronous, busy_timeout_s=settings.sqlite_busy_timeout_s
+        )
         await client.connect()
         return cls(client, path)
 
@@ -61,7 +63,9 @@ class Database:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
 

@@ -118,13 +118,19 @@ def _same_kind(source: Schema, sink: Schema, definitions: Schema, depth: int) ->
         items = link_verdict(source.get("items", ANYTHING), sink.get("items", ANYTHING), definitions, depth=depth + 1)
         return LinkVerdict.DOUBTFUL if items is LinkVerdict.IMPOSSIBLE else items  # an empty list fits
     if source.get("type") == "object":
-        return LinkVerdict.DOUBTFUL if sink.get("required") and source.get("title") != sink.get("title") else LinkVerdict.FITS
+        return (
+            LinkVerdict.DOUBTFUL
+            if sink.get("required") and source.get("title") != sink.get("title")
+            else LinkVerdict.FITS
+        )
     return LinkVerdict.DOUBTFUL if _is_narrow(sink) and not _is_narrow(source) else LinkVerdict.FITS
 
 
 def _is_narrow(schema: Schema) -> bool:
     """Whether the schema takes only some values of its type."""
-    return any(key in schema for key in ("enum", "const", "pattern", "format", "minimum", "maximum", "minLength", "maxLength"))
+    return any(
+        key in schema for key in ("enum", "const", "pattern", "format", "minimum", "maximum", "minLength", "maxLength")
+    )
 
 
 def _kind_of(value: Any) -> str:

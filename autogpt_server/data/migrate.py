@@ -84,13 +84,17 @@ class Migration:
 
 def known_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
     """All migrations this program has, oldest first."""
-    return [Migration(path.parent.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/migration.sql"))]
+    return [
+        Migration(path.parent.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/migration.sql"))
+    ]
 
 
 def check_version(path: Path, folder: Path = MIGRATIONS) -> None:
     """Raise unless the database's migrations are exactly this program's."""
     if not path.exists() or path.stat().st_size == 0:
-        raise DatabaseMissing(f"There is no database at {path}. `poetry run app` makes one, and so does `poetry run cli db migrate`.")
+        raise DatabaseMissing(
+            f"There is no database at {path}. `poetry run app` makes one, and so does `poetry run cli db migrate`."
+        )
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         applied = _applied(connection)
     if pending := _pending(applied, known_migrations(folder), path):
@@ -99,7 +103,9 @@ def check_version(path: Path, folder: Path = MIGRATIONS) -> None:
         )
 
 
-def migrate(path: Path, *, folder: Path = MIGRATIONS, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[str]:
+def migrate(
+    path: Path, *, folder: Path = MIGRATIONS, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> list[str]:
     """Apply what the database lacks, and answer the names of what was applied.
 
     Each migration is one transaction, checked for dangling references before it is committed; a copy of the file is made before the first one
@@ -124,7 +130,9 @@ def migrate(path: Path, *, folder: Path = MIGRATIONS, now: Callable[[], datetime
 
 def _applied(connection: sqlite3.Connection) -> dict[str, str]:
     """Name -> checksum of the migrations that the database has."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_prisma_migrations'").fetchone():
+    if not connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_prisma_migrations'"
+    ).fetchone():
         return {}
     rows = connection.execute(
         'SELECT "migration_name", "checksum" FROM "_prisma_migrations" WHERE "rolled_back_at" IS NULL AND "finished_at" IS NOT NULL ORDER BY "migration_name"'
@@ -167,7 +175,9 @@ def _apply(connection: sqlite3.Connection, migration: Migration, now: Callable[[
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         _roll_back(connection)
-        raise MigrationFailed(f"The migration {migration.name!r} failed: {error}. The database is as it was before it.") from error
+        raise MigrationFailed(
+            f"The migration {migration.name!r} failed: {error}. The database is as it was before it."
+        ) from error
     except BaseException:
         _roll_back(connection)
         raise

@@ -95,13 +95,20 @@ def parse_pin(name: str) -> PinName:
         kind = PartKind(symbol)
         if kind is PartKind.INDEX:
             if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) <= MAX_INDEX):
-                raise PinNameError(f"Pin name {name!r}: {key!r} is no list index; write a number from 0 to {MAX_INDEX} after `_$_`.")
+                raise PinNameError(
+                    f"Pin name {name!r}: {key!r} is no list index; write a number from 0 to {MAX_INDEX} after `_$_`."
+                )
             parts.append(Part(kind, int(key)))
         else:
             parts.append(Part(kind, key))
     if len(parts) > MAX_PARTS:
         raise PinNameError(f"Pin name {name!r} has {len(parts)} parts; at most {MAX_PARTS} are allowed.")
     return PinName(base, tuple(parts))
+
+
+def parse_parts(text: str) -> tuple[Part, ...]:
+    """Read the dynamic parts alone, as in `_#_title_$_0`."""
+    return parse_pin(f"pin{text}").parts
 
 
 def pick(value: Any, parts: Iterable[Part]) -> Any:
@@ -188,7 +195,9 @@ class _Slot:
         if value is MISSING or value is None:
             value = {}
         if not isinstance(value, dict):
-            raise PinMergeError(f"Pin {pin!r} gets parts by key, but its value is {_kind_of(value)}, not an object.", pin)
+            raise PinMergeError(
+                f"Pin {pin!r} gets parts by key, but its value is {_kind_of(value)}, not an object.", pin
+            )
         entries: dict[str, Any] = {**value}
         for key, part in self.parts.items():
             entries[str(key)] = part.merged(entries.get(str(key), MISSING), pin)
@@ -196,5 +205,13 @@ class _Slot:
 
 
 def _kind_of(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)

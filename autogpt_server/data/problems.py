@@ -17,7 +17,8 @@ class Problem:
     message: str
     node_id: str | None = None
     pin: str | None = None
-    expected: str | None = None
+    expected: str | list[str] | None = None
+    """What would fit: a type in words, or names with the likeliest first."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry in the `errors` list of a problem document."""

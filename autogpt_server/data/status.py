@@ -64,7 +64,9 @@ NODE_TRANSITIONS: Mapping[NodeStatus, frozenset[NodeStatus]] = {
     NodeStatus.INCOMPLETE: frozenset({NodeStatus.QUEUED, NodeStatus.CANCELED}),
     NodeStatus.QUEUED: frozenset({NodeStatus.RUNNING, NodeStatus.FAILED, NodeStatus.CANCELED, NodeStatus.SKIPPED}),
     # RUNNING -> QUEUED is another attempt: after a failure that may be retried, or after the owner died.
-    NodeStatus.RUNNING: frozenset({NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.INTERRUPTED, *TERMINAL_NODE_STATUSES}),
+    NodeStatus.RUNNING: frozenset(
+        {NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.INTERRUPTED, *TERMINAL_NODE_STATUSES}
+    ),
     NodeStatus.WAITING: frozenset({NodeStatus.QUEUED, NodeStatus.RUNNING, *TERMINAL_NODE_STATUSES}),
     NodeStatus.INTERRUPTED: frozenset({NodeStatus.QUEUED, *TERMINAL_NODE_STATUSES}),
     **{status: frozenset[NodeStatus]() for status in TERMINAL_NODE_STATUSES},

@@ -19,7 +19,15 @@ from autogpt_server.data.block import ERROR_PIN, Effects
 from autogpt_server.data.convert import ConversionError, MissingInput
 from autogpt_server.data.pins import MISSING, PinMergeError, merge_slots, pick
 from autogpt_server.data.status import NodeStatus, RunStatus
-from autogpt_server.execution.state import NO_ORIGINS, Execution, Failure, InputRow, NodeState, Origins, Output, RunState, Token
+from autogpt_server.execution.state import (
+    Execution,
+    Failure,
+    InputRow,
+    NodeState,
+    Output,
+    RunState,
+    Token,
+)
 from autogpt_server.execution.topology import OutLink, PlannedNode, Release, output_key
 from autogpt_server.utils import json
 
@@ -140,7 +148,7 @@ class Planner:
             case Close():
                 self._close(event.status, event.failure, event.at)
             case OwnerDied():
-                self._owner_died(event.at)
+                self._owner_died()
         return self._settle(event.at)
 
     # --- attempts ------------------------------------------------------------------------------------------------
@@ -167,7 +175,10 @@ class Planner:
         self.state.stats.bytes += len(event.text)
         self._flush_node(execution.node, event.at)
         if self.state.stats.bytes > self._limits.max_bytes:
-            self._over_limit(f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting MAX_RUN_BYTES).", event.at)
+            self._over_limit(
+                f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting MAX_RUN_BYTES).",
+                event.at,
+            )
 
     def _compare_with_replay(self, execution: Execution, event: Yielded) -> None:
         expected = execution.replay[execution.replayed]
@@ -260,11 +271,13 @@ class Planner:
         if not links:
             return
         failed_id = execution.id if output.pin == ERROR_PIN and execution.status is NodeStatus.FAILED else None
-        origins = {**execution.origins, output_key(node.index, output.pin): (execution.id, output.ordinal)}
+        origins = {**(execution.origins or {}), output_key(node.index, output.pin): (execution.id, output.ordinal)}
         for link in links:
             value = pick(output.value, link.parts) if link.parts else output.value
             if value is not MISSING:
-                self._deliveries.append((link, Token(value, None, execution.id, output.ordinal, link.part, origins, failed_id)))
+                self._deliveries.append(
+                    (link, Token(value, None, execution.id, output.ordinal, link.part, origins, failed_id))
+                )
 
     def _deliver_all(self, at: datetime) -> None:
         if self._delivering:
@@ -320,7 +333,16 @@ class Planner:
         return execution
 
     def _put(self, execution: Execution, slot: str, token: Token) -> None:
-        row = InputRow(execution, "input", len(execution.tokens), slot, token.text, token.source_id, token.source_ordinal, token.source_part)
+        row = InputRow(
+            execution,
+            "input",
+            len(execution.tokens),
+            slot,
+            token.text,
+            token.source_id,
+            token.source_ordinal,
+            token.source_part,
+        )
         execution.tokens[slot] = token
         self.state.changes.inputs.append(row)
         self._touch(execution)
@@ -352,7 +374,10 @@ class Planner:
             self._finish(execution, NodeStatus.FAILED, failure, at)
         elif self.state.stats.executions > self._limits.max_executions:
             node_state.ready.append(execution)
-            self._over_limit(f"This run has more than {self._limits.max_executions} node executions (setting MAX_RUN_NODE_EXECUTIONS).", at)
+            self._over_limit(
+                f"This run has more than {self._limits.max_executions} node executions (setting MAX_RUN_NODE_EXECUTIONS).",
+                at,
+            )
         else:
             node_state.ready.append(execution)
             self._hand_out(node)
@@ -386,10 +411,10 @@ class Planner:
         for slot, token in execution.tokens.items():
             if slot in statics:
                 continue
-            for pin, origin in token.origins.items():
+            for pin, origin in (token.origins or {}).items():
                 if pin in watched and origins.setdefault(pin, origin) != origin:
                     execution.mixed_origin = True
-        execution.origins = origins or NO_ORIGINS
+        execution.origins = origins or None
 
     def _hand_out(self, node: PlannedNode) -> None:
         node_state = self.state.nodes[node.index]
@@ -421,7 +446,7 @@ class Planner:
             elif execution.status.is_active:
                 self._finish(execution, NodeStatus.CANCELED, None, at)
 
-    def _owner_died(self, at: datetime) -> None:
+    def _owner_died(self) -> None:
         """Decide about the attempts that were running when the owner died (rule D4)."""
         for execution in list(self.state.live.values()):
             if execution.status is not NodeStatus.RUNNING:
@@ -433,7 +458,9 @@ class Planner:
                 self.state.nodes[execution.node.index].ready.append(execution)
             else:
                 execution.become(NodeStatus.INTERRUPTED)
-                execution.failure = Failure("outcome_unknown", "The worker died while the block ran; what it did outside is not known.")
+                execution.failure = Failure(
+                    "outcome_unknown", "The worker died while the block ran; what it did outside is not known."
+                )
                 self.state.moving -= 1
                 self._touch(execution)
         for node in self.state.topology.nodes:
@@ -452,7 +479,10 @@ class Planner:
             if state.active == 0:
                 self._end_run(at)
             elif state.started_at is not None and (at - state.started_at).total_seconds() > self._limits.max_duration_s:
-                self._over_limit(f"This run took longer than {self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S).", at)
+                self._over_limit(
+                    f"This run took longer than {self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S).",
+                    at,
+                )
                 if state.active == 0:
                     self._end_run(at)
             elif state.moving == 0 and state.status is not RunStatus.WAITING:

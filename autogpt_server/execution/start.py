@@ -19,7 +19,13 @@ VALUE_PIN = "value"
 
 
 def plan_start(
-    topology: Topology, run_id: str, run_input: Mapping[str, Any], *, new_id: Callable[[], str], limits: RunLimits, at: datetime
+    topology: Topology,
+    run_id: str,
+    run_input: Mapping[str, Any],
+    *,
+    new_id: Callable[[], str],
+    limits: RunLimits,
+    at: datetime,
 ) -> RunState:
     """The state of a new run with its first executions queued, ready to be written. Raises `InvalidGraph` or `InvalidRunInput`."""
     given = start_inputs(topology, run_input)
@@ -38,7 +44,12 @@ def start_inputs(topology: Topology, run_input: Mapping[str, Any]) -> dict[int, 
     if not starts:
         raise InvalidGraph(
             "The graph has no node to start with.",
-            [Problem("no_start_node", "Every node has an incoming link; leave at least one without, or add an agent-input node.")],
+            [
+                Problem(
+                    "no_start_node",
+                    "Every node has an incoming link; leave at least one without, or add an agent-input node.",
+                )
+            ],
         )
     named = [node for node in starts if node.block.kind is BlockKind.INPUT]
     given, problems = _by_name(named, run_input) if named else _by_pin(starts, run_input)
@@ -52,7 +63,12 @@ def start_inputs(topology: Topology, run_input: Mapping[str, Any]) -> dict[int, 
 def _by_name(nodes: list[PlannedNode], run_input: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], list[Problem]]:
     names = sorted({node.input_name or "" for node in nodes})
     problems = [
-        Problem("unknown_input", f"The graph has no input named {name!r}.", pin=name, expected=f"one of {', '.join(map(repr, names))}")
+        Problem(
+            "unknown_input",
+            f"The graph has no input named {name!r}.",
+            pin=name,
+            expected=f"one of {', '.join(map(repr, names))}",
+        )
         for name in run_input
         if name not in names
     ]
@@ -62,7 +78,9 @@ def _by_name(nodes: list[PlannedNode], run_input: Mapping[str, Any]) -> tuple[di
         if name in run_input:
             given[node.index] = {VALUE_PIN: run_input[name]}
         elif node.defaults.get(VALUE_PIN) is None:
-            problems.append(Problem("missing_input", f"The input {name!r} has no value and no default.", node.id, name, "a value"))
+            problems.append(
+                Problem("missing_input", f"The input {name!r} has no value and no default.", node.id, name, "a value")
+            )
     return given, problems
 
 
@@ -78,7 +96,9 @@ def _by_pin(nodes: list[PlannedNode], run_input: Mapping[str, Any]) -> tuple[dic
     accepted = sorted({pin for node in nodes for pin in node.convert.pins})
     expected = f"one of {', '.join(map(repr, accepted))}" if accepted else "no input at all"
     return given, [
-        Problem("unknown_input", f"No node that the run starts with has a pin {pin!r}.", pin=pin, expected=expected) for pin in run_input if pin not in taken
+        Problem("unknown_input", f"No node that the run starts with has a pin {pin!r}.", pin=pin, expected=expected)
+        for pin in run_input
+        if pin not in taken
     ]
 
 
@@ -104,7 +124,13 @@ def _unmet(node: PlannedNode, given: Mapping[str, Any]) -> list[Problem]:
     except PinMergeError as error:
         return [Problem(error.code, str(error), node.id, error.pin)]
     problems = [
-        Problem("missing_input", f"The required pin {pin!r} of {node.block.name} has no value.", node.id, pin, node.convert.pins[pin].expected)
+        Problem(
+            "missing_input",
+            f"The required pin {pin!r} of {node.block.name} has no value.",
+            node.id,
+            pin,
+            node.convert.pins[pin].expected,
+        )
         for pin in sorted(node.convert.required - merged.keys() - linked)
     ]
     for pin, value in merged.items():

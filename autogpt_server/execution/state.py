@@ -18,8 +18,6 @@ from autogpt_server.execution.topology import PlannedNode, Topology
 Origins = Mapping[str, tuple[str, int]]
 """Watched output pin -> (node execution, ordinal) of the output that a value descends from."""
 
-NO_ORIGINS: Origins = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -54,7 +52,7 @@ class Token:
     source_id: str | None = None
     source_ordinal: int | None = None
     source_part: str | None = None
-    origins: Origins = NO_ORIGINS
+    origins: Origins | None = None
     failed_id: str | None = None
     """The failed execution whose error this is."""
 
@@ -73,7 +71,7 @@ class Execution:
     """Slot -> value, in the order of arrival."""
     input: dict[str, Any] | None = None
     """Field -> value as the block takes it, from queueing on."""
-    origins: Origins = NO_ORIGINS
+    origins: Origins | None = None
     mixed_origin: bool = False
     outputs: int = 0
     """How many values the execution has yielded."""

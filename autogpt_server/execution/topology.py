@@ -130,7 +130,9 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
     if missing:
         raise MissingBlock(f"This graph needs blocks that this server does not have: {', '.join(missing)}.")
     index = {node.id: position for position, node in enumerate(graph.nodes)}
-    links = list({(link.source_id, link.source_name, link.sink_id, link.sink_name): link for link in graph.links}.values())
+    links = list(
+        {(link.source_id, link.source_name, link.sink_id, link.sink_name): link for link in graph.links}.values()
+    )
     statics = _static_slots(links, {node.id: blocks[node.block_id] for node in graph.nodes})
     incoming: dict[str, dict[str, None]] = {node.id: {} for node in graph.nodes}
     outgoing: dict[str, dict[str, list[OutLink]]] = {node.id: {} for node in graph.nodes}
@@ -138,8 +140,20 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
         incoming[link.sink_id][link.sink_name] = None
         source = parse_pin(link.source_name)
         is_static = (link.sink_id, link.sink_name) in statics
-        outgoing[link.source_id].setdefault(source.base, []).append(OutLink(source.parts, link.source_name[len(source.base) :] or None, index[link.sink_id], link.sink_name, is_static))
-    watched = _watched_pins([node.id for node in graph.nodes], index, [link for link in links if (link.sink_id, link.sink_name) not in statics])
+        outgoing[link.source_id].setdefault(source.base, []).append(
+            OutLink(
+                source.parts,
+                link.source_name[len(source.base) :] or None,
+                index[link.sink_id],
+                link.sink_name,
+                is_static,
+            )
+        )
+    watched = _watched_pins(
+        [node.id for node in graph.nodes],
+        index,
+        [link for link in links if (link.sink_id, link.sink_name) not in statics],
+    )
 
     def planned(position: int, node: Node) -> PlannedNode:
         block = blocks[node.block_id]
@@ -178,7 +192,9 @@ def _watched_pins(node_ids: Sequence[str], index: Mapping[str, int], links: Sequ
     may have ten thousand nodes, and loops are followed until nothing changes.
     """
     pins: dict[tuple[int, str], int] = {}
-    edges = [(index[link.source_id], parse_pin(link.source_name).base, index[link.sink_id], link.sink_name) for link in links]
+    edges = [
+        (index[link.source_id], parse_pin(link.source_name).base, index[link.sink_id], link.sink_name) for link in links
+    ]
     for source, pin, _, _ in edges:
         pins.setdefault((source, pin), len(pins))
     into: list[list[tuple[int, int, str]]] = [[] for _ in node_ids]
@@ -232,7 +248,9 @@ def _flow_order(out_of: Sequence[Sequence[int]]) -> list[int]:
     return finished[::-1]
 
 
-def _settle(masks: list[int], gather: Callable[[int], int], dependents: Sequence[Sequence[int]], order: Sequence[int]) -> None:
+def _settle(
+    masks: list[int], gather: Callable[[int], int], dependents: Sequence[Sequence[int]], order: Sequence[int]
+) -> None:
     """Recompute masks, in this order, until none changes; a changed one has its dependents looked at again."""
     pending = dict.fromkeys(order)
     while pending:

@@ -1,0 +1,566 @@
+"""What a run's owner writes and reads: the commit function, new runs, and the snapshot from which an owner carries on.
+
+The protocol (rules D2, D3a): a run has an `epoch`, which grows with each owner, and a `seq`, which counts its committed events. A commit names the
+epoch it belongs to and the range of events it covers, and moves both under a condition on what they were: an owner that has been
+replaced changes nothing, and no event is written twice or left out. These functions are plain SQL inside `Database.write` and `Database.read`, because they are
+the hot path: one trip to the database thread for many runs, few statements with many rows, nothing awaited inside.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from autogpt_server.data.block import ERROR_PIN
+from autogpt_server.data.db import db_time
+from autogpt_server.data.status import NodeStatus
+from autogpt_server.utils import json
+
+INPUT = "input"
+CONVERTED = "converted"
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """The columns of a run that its owner changes."""
+
+    status: str
+    stats: str
+    reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    closing: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExecutionRow:
+    """A node execution as it is written; times as text (`db_time`)."""
+
+    id: str
+    node_id: str
+    status: str
+    ordinal: int | None
+    attempt: int
+    seq: int
+    added_seq: int
+    queued_seq: int | None
+    started_seq: int | None
+    ended_seq: int | None
+    error_code: str | None
+    error: str | None
+    mixed_origin: bool
+    origins: str | None
+    added_at: str
+    queued_at: str | None
+    started_at: str | None
+    ended_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRow:
+    """An input or output as it is written: `text` is JSON, or None where the source holds it."""
+
+    execution_id: str
+    role: str
+    ordinal: int
+    name: str
+    text: str | None
+    value_hash: str | None = None
+    source_execution_id: str | None = None
+    source_ordinal: int | None = None
+    source_part: str | None = None
+    seq: int | None = None
+    released_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LargeValue:
+    """A value above the inline limit, kept once under the SHA-256 of its JSON."""
+
+    hash: str
+    text: str
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class RunChanges:
+    """The rows that a range of events of one run leaves behind."""
+
+    run: RunRow
+    added: list[NodeExecutionRow] = field(default_factory=list[NodeExecutionRow])
+    changed: list[NodeExecutionRow] = field(default_factory=list[NodeExecutionRow])
+    values: list[ValueRow] = field(default_factory=list[ValueRow])
+    released: list[tuple[int, str, int]] = field(default_factory=list[tuple[int, str, int]])
+    """(seq, execution id, ordinal) of outputs that were written as held before."""
+    large: list[LargeValue] = field(default_factory=list[LargeValue])
+
+
+@dataclass(slots=True)
+class RunCommit:
+    """A contiguous range of one run's events, on its way into the database."""
+
+    run_id: str
+    epoch: int
+    worker_id: str
+    from_seq: int
+    to_seq: int
+    changes: RunChanges
+    claim: bool = False
+    """The first commit of an owner: it takes the run over from epoch - 1."""
+    progress: bool = True
+    """Whether an attempt yielded or ended in this range; takeovers without progress are counted (rule D3b)."""
+
+
+class CommitOutcome(StrEnum):
+    """What became of one run's part of a commit."""
+
+    DONE = "done"
+    FENCED = "fenced"
+    """Another worker owns the run, or it has ended: drop it."""
+    FAILED = "failed"
+    """The rows were refused; nothing of this run was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """The outcome for one run, and the error for FAILED."""
+
+    outcome: CommitOutcome
+    error: sqlite3.Error | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that does not exist yet, with the rows of its first event."""
+
+    id: str
+    graph_id: str
+    graph_version: int
+    input: str
+    """JSON object."""
+    created_at: datetime
+    changes: RunChanges
+    seq: int = 1
+    priority: int = 0
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    schedule_id: str | None = None
+    rerun_of_id: str | None = None
+    parent_execution_id: str | None = None
+    parent_attempt: int | None = None
+
+
+def commit(connection: sqlite3.Connection, batch: Sequence[RunCommit]) -> list[CommitResult]:
+    """Write the events of several runs in the transaction that is open; one result per run, in their order.
+
+    Each run has a savepoint of its own, so that one that fails never harms another. Errors that concern the whole database (disk full, I/O) are
+    raised.
+    """
+    return [_commit_run(connection, entry) for entry in batch]
+
+
+def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
+    """Write a new run in the transaction that is open. Raises `sqlite3.IntegrityError` when a unique key exists already."""
+    row = run.changes.run
+    connection.execute(
+        'INSERT INTO "AgentGraphExecution" ("id", "agentGraphId", "agentGraphVersion", "status", "reason", "errorCode", "errorMessage", "epoch", "seq", '
+        '"takeovers", "priority", "input", "stats", "idempotencyKey", "requestHash", "scheduleId", "rerunOfId", "parentExecutionId", "parentAttempt", '
+        '"createdAt", "startedAt", "endedAt") VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+        (
+            run.id,
+            run.graph_id,
+            run.graph_version,
+            row.status,
+            row.reason,
+            row.error_code,
+            row.error_message,
+            run.seq,
+            run.priority,
+            run.input,
+            row.stats,
+            run.idempotency_key,
+            run.request_hash,
+            run.schedule_id,
+            run.rerun_of_id,
+            run.parent_execution_id,
+            run.parent_attempt,
+            db_time(run.created_at),
+            row.started_at,
+            row.ended_at,
+        ),
+    )
+    _write_changes(connection, run.id, run.changes)
+
+
+def _commit_run(connection: sqlite3.Connection, entry: RunCommit) -> CommitResult:
+    connection.execute("SAVEPOINT run")
+    try:
+        if _advance(connection, entry):
+            _write_changes(connection, entry.run_id, entry.changes)
+            connection.execute("RELEASE run")
+            return CommitResult(CommitOutcome.DONE)
+        _undo(connection)
+        return CommitResult(CommitOutcome.FENCED)
+    except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
+        _undo(connection)
+        return CommitResult(CommitOutcome.FAILED, error)
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    connection.execute("ROLLBACK TO run")
+    connection.execute("RELEASE run")
+
+
+def _advance(connection: sqlite3.Connection, entry: RunCommit) -> bool:
+    """Move the run's epoch and seq; False if they are not where this owner left them."""
+    row = entry.changes.run
+    cursor = connection.execute(
+        'UPDATE "AgentGraphExecution" SET "seq" = ?, "epoch" = ?, "workerId" = ?, "takeovers" = CASE WHEN ? THEN 0 ELSE "takeovers" + ? END, "status" = ?, "reason" = ?, "errorCode" = ?, '
+        '"errorMessage" = ?, "closing" = ?, "stats" = ?, "startedAt" = ?, "endedAt" = ? '
+        'WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
+        (
+            entry.to_seq,
+            entry.epoch,
+            None if row.ended_at else entry.worker_id,
+            entry.progress,
+            1 if entry.claim and entry.epoch > 1 else 0,
+            row.status,
+            row.reason,
+            row.error_code,
+            row.error_message,
+            row.closing,
+            row.stats,
+            row.started_at,
+            row.ended_at,
+            entry.run_id,
+            entry.epoch - 1 if entry.claim else entry.epoch,
+            entry.from_seq,
+        ),
+    )
+    return cursor.rowcount == 1
+
+
+def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChanges) -> None:
+    if changes.large:
+        connection.executemany(
+            'INSERT OR IGNORE INTO "AgentValue" ("hash", "data", "sizeBytes") VALUES (?, ?, ?)',
+            [(value.hash, value.text, value.size_bytes) for value in changes.large],
+        )
+    if changes.added:
+        connection.executemany(
+            'INSERT INTO "AgentNodeExecution" ("id", "agentGraphExecutionId", "agentNodeId", "status", "ordinal", "attempt", "seq", "addedSeq", "queuedSeq", '
+            '"startedSeq", "endedSeq", "errorCode", "error", "mixedOrigin", "origins", "addedAt", "queuedAt", "startedAt", "endedAt") '
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    row.id,
+                    run_id,
+                    row.node_id,
+                    row.status,
+                    row.ordinal,
+                    row.attempt,
+                    row.seq,
+                    row.added_seq,
+                    row.queued_seq,
+                    row.started_seq,
+                    row.ended_seq,
+                    row.error_code,
+                    row.error,
+                    row.mixed_origin,
+                    row.origins,
+                    row.added_at,
+                    row.queued_at,
+                    row.started_at,
+                    row.ended_at,
+                )
+                for row in changes.added
+            ],
+        )
+    if changes.changed:
+        _update_executions(connection, run_id, changes.changed)
+    if changes.values:
+        connection.executemany(
+            'INSERT INTO "AgentNodeExecutionInputOutput" ("agentNodeExecutionId", "role", "ordinal", "name", "data", "valueHash", "sourceExecutionId", '
+            '"sourceOrdinal", "sourcePart", "seq", "releasedSeq") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+            [
+                (
+                    row.execution_id,
+                    row.role,
+                    row.ordinal,
+                    row.name,
+                    row.text,
+                    row.value_hash,
+                    row.source_execution_id,
+                    row.source_ordinal,
+                    row.source_part,
+                    row.seq,
+                    row.released_seq,
+                )
+                for row in changes.values
+            ],
+        )
+    if changes.released:
+        connection.executemany(
+            'UPDATE "AgentNodeExecutionInputOutput" SET "releasedSeq" = ? WHERE "agentNodeExecutionId" = ? AND "role" = \'output\' AND "ordinal" = ?',
+            changes.released,
+        )
+
+
+def _update_executions(connection: sqlite3.Connection, run_id: str, rows: Sequence[NodeExecutionRow]) -> None:
+    cursor = connection.executemany(
+        'UPDATE "AgentNodeExecution" SET "status" = ?, "ordinal" = ?, "attempt" = ?, "seq" = ?, "queuedSeq" = ?, "startedSeq" = ?, "endedSeq" = ?, '
+        '"errorCode" = ?, "error" = ?, "mixedOrigin" = ?, "origins" = ?, "queuedAt" = ?, "startedAt" = ?, "endedAt" = ? '
+        'WHERE "id" = ? AND "agentGraphExecutionId" = ? AND "endedAt" IS NULL',
+        [
+            (
+                row.status,
+                row.ordinal,
+                row.attempt,
+                row.seq,
+                row.queued_seq,
+                row.started_seq,
+                row.ended_seq,
+                row.error_code,
+                row.error,
+                row.mixed_origin,
+                row.origins,
+                row.queued_at,
+                row.started_at,
+                row.ended_at,
+                row.id,
+                run_id,
+            )
+            for row in rows
+        ],
+    )
+    if cursor.rowcount != len(rows):
+        raise sqlite3.IntegrityError(
+            f"run {run_id}: {len(rows) - cursor.rowcount} of {len(rows)} node executions have ended already or do not exist"
+        )
+
+
+# --- the snapshot from which an owner carries on -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSource:
+    """The output that a value in a slot came from."""
+
+    execution_id: str
+    ordinal: int
+    part: str | None
+    pin: str
+    node_id: str
+    origins: str | None
+    is_error: bool
+    """Sent on the error pin of a failed execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """A value in a slot, as it was committed: of the whole output, where only a part of it travelled."""
+
+    slot: str
+    value: Any
+    source: StoredSource | None
+    """None for a value that was given with the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """A committed output."""
+
+    ordinal: int
+    pin: str
+    text: str
+    seq: int
+    released_seq: int | None
+
+
+@dataclass(slots=True)
+class StoredExecution:
+    """A node execution that its owner still has to do with: it has not ended, or holds outputs back."""
+
+    id: str
+    node_id: str
+    status: str
+    ordinal: int | None
+    attempt: int
+    origins: str | None
+    mixed_origin: bool
+    error_code: str | None
+    error: str | None
+    added_at: str
+    queued_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    seq: int
+    added_seq: int
+    queued_seq: int | None
+    started_seq: int | None
+    ended_seq: int | None
+    inputs: list[StoredInput] = field(default_factory=list[StoredInput])
+    outputs: list[StoredOutput] = field(default_factory=list[StoredOutput])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStatic:
+    """The newest released output of a pin."""
+
+    node_id: str
+    pin: str
+    execution_id: str
+    ordinal: int
+    text: str
+    released_seq: int
+    is_error: bool
+
+
+@dataclass(slots=True)
+class RunSnapshot:
+    """All that is needed to carry on with a run."""
+
+    id: str
+    graph_id: str
+    graph_version: int
+    status: str
+    epoch: int
+    seq: int
+    worker_id: str | None
+    closing: str | None
+    error_code: str | None
+    error_message: str | None
+    stats: str
+    started_at: str | None
+    executions: list[StoredExecution]
+    next_ordinals: dict[str, int]
+    """Node id -> the next per-node number."""
+    statics: list[StoredStatic]
+    unhandled: list[tuple[str, str, str]]
+    """(execution id, code, message) of failures that no queued execution has taken."""
+
+
+def load_run(
+    connection: sqlite3.Connection, run_id: str, static_pins: Iterable[tuple[str, str]] = ()
+) -> RunSnapshot | None:
+    """Read a run that has not ended, or None. `static_pins` are the (node id, output pin) whose newest value serves later executions."""
+    row = connection.execute(
+        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "stats", "startedAt" '
+        'FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
+        (run_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    executions = _load_executions(connection, run_id)
+    ordinals = connection.execute(
+        'SELECT "agentNodeId", max("ordinal") + 1 FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "ordinal" IS NOT NULL GROUP BY "agentNodeId"',
+        (run_id,),
+    ).fetchall()
+    is_new = row[3] == 0
+    return RunSnapshot(
+        run_id,
+        *row,
+        executions=executions,
+        next_ordinals=dict(ordinals),
+        statics=[] if is_new else _load_statics(connection, run_id, static_pins),
+        unhandled=_load_unhandled(connection, run_id),
+    )
+
+
+def _load_executions(connection: sqlite3.Connection, run_id: str) -> list[StoredExecution]:
+    rows = connection.execute(
+        'SELECT "id", "agentNodeId", "status", "ordinal", "attempt", "origins", "mixedOrigin", "errorCode", "error", "addedAt", "queuedAt", "startedAt", '
+        '"endedAt", "seq", "addedSeq", "queuedSeq", "startedSeq", "endedSeq" FROM "AgentNodeExecution" e WHERE "agentGraphExecutionId" = ? AND '
+        '("endedAt" IS NULL OR EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" o WHERE o."agentNodeExecutionId" = e."id" AND '
+        'o."role" = \'output\' AND o."releasedSeq" IS NULL)) ORDER BY "id"',
+        (run_id,),
+    ).fetchall()
+    found = {row[0]: StoredExecution(*row) for row in rows}
+    values = connection.execute(
+        'SELECT v."agentNodeExecutionId", v."role", v."ordinal", v."name", coalesce(v."data", big."data", s."data", sbig."data"), v."sourceExecutionId", '
+        'v."sourceOrdinal", v."sourcePart", v."seq", v."releasedSeq", s."name", f."status", f."agentNodeId", f."origins" FROM "AgentNodeExecutionInputOutput" v '
+        'LEFT JOIN "AgentValue" big ON big."hash" = v."valueHash" '
+        'LEFT JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' AND s."ordinal" = v."sourceOrdinal" '
+        'LEFT JOIN "AgentValue" sbig ON sbig."hash" = s."valueHash" '
+        'LEFT JOIN "AgentNodeExecution" f ON f."id" = v."sourceExecutionId" '
+        'WHERE v."agentNodeExecutionId" IN (SELECT value FROM json_each(?)) AND v."role" <> \'converted\' '
+        'ORDER BY v."agentNodeExecutionId", v."role", v."ordinal"',
+        (json.dumps(list(found)),),
+    )
+    for (
+        owner,
+        role,
+        ordinal,
+        name,
+        text,
+        source_id,
+        source_ordinal,
+        part,
+        seq,
+        released,
+        pin,
+        status,
+        node_id,
+        origins,
+    ) in values:
+        if role == OUTPUT:
+            found[owner].outputs.append(StoredOutput(ordinal, name, text, seq, released))
+            continue
+        source = None
+        if source_id is not None:
+            is_error = pin == ERROR_PIN and status == NodeStatus.FAILED
+            source = StoredSource(source_id, source_ordinal, part, pin, node_id, origins, is_error)
+        found[owner].inputs.append(StoredInput(name, json.loads(text), source))
+    return list(found.values())
+
+
+def _load_statics(connection: sqlite3.Connection, run_id: str, pins: Iterable[tuple[str, str]]) -> list[StoredStatic]:
+    statics: list[StoredStatic] = []
+    for node_id, pin in pins:
+        row = connection.execute(
+            'SELECT e."id", o."ordinal", coalesce(o."data", big."data"), o."releasedSeq", e."status" FROM "AgentNodeExecution" e '
+            'JOIN "AgentNodeExecutionInputOutput" o ON o."agentNodeExecutionId" = e."id" AND o."role" = \'output\' '
+            'LEFT JOIN "AgentValue" big ON big."hash" = o."valueHash" '
+            'WHERE e."agentGraphExecutionId" = ? AND e."agentNodeId" = ? AND o."name" = ? AND o."releasedSeq" IS NOT NULL '
+            'ORDER BY e."ordinal" DESC, o."ordinal" DESC LIMIT 1',
+            (run_id, node_id, pin),
+        ).fetchone()
+        if row is not None:
+            execution_id, ordinal, text, released, status = row
+            statics.append(
+                StoredStatic(
+                    node_id,
+                    pin,
+                    execution_id,
+                    ordinal,
+                    text,
+                    released,
+                    pin == ERROR_PIN and status == NodeStatus.FAILED,
+                )
+            )
+    return statics
+
+
+def _load_unhandled(connection: sqlite3.Connection, run_id: str) -> list[tuple[str, str, str]]:
+    failed: list[tuple[str, str, str]] = connection.execute(
+        'SELECT "id", "errorCode", "error" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "status" = \'FAILED\' ORDER BY "id"',
+        (run_id,),
+    ).fetchall()
+    if not failed:
+        return []
+    handled = connection.execute(
+        'SELECT DISTINCT v."sourceExecutionId" FROM "AgentNodeExecution" t '
+        'JOIN "AgentNodeExecutionInputOutput" v ON v."agentNodeExecutionId" = t."id" AND v."role" = \'input\' '
+        'JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' AND s."ordinal" = v."sourceOrdinal" '
+        'WHERE t."agentGraphExecutionId" = ? AND t."queuedAt" IS NOT NULL AND s."name" = \'error\'',
+        (run_id,),
+    )
+    taken = {row[0] for row in handled}
+    return [failure for failure in failed if failure[0] not in taken]

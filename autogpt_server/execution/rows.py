@@ -1,0 +1,151 @@
+"""From the planner's changes to rows. Must be called at the cut, before the next event: executions go on changing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from autogpt_server.data.db import db_time
+from autogpt_server.data.execution import OUTPUT, LargeValue, NewRun, NodeExecutionRow, RunChanges, RunRow, ValueRow
+from autogpt_server.data.models import RunStats
+from autogpt_server.execution.state import Execution, Output, RunState
+from autogpt_server.utils import json
+
+
+def take_changes(state: RunState, *, inline_value_bytes: int) -> RunChanges:
+    """Cut the state's changes and turn them into rows. Values of more than `inline_value_bytes` of JSON go to a table of their own."""
+    changes = state.cut()
+    rows = RunChanges(run_row(state))
+    for execution in changes.executions.values():
+        (rows.changed if execution.committed else rows.added).append(_execution_row(execution))
+        execution.committed = True
+    for row in changes.inputs:
+        text, value_hash = _place(row.text, rows, inline_value_bytes)
+        rows.values.append(
+            ValueRow(
+                row.execution.id,
+                row.role,
+                row.ordinal,
+                row.name,
+                text,
+                value_hash,
+                row.source_id,
+                row.source_ordinal,
+                row.source_part,
+            )
+        )
+    for output in changes.outputs:
+        rows.values.append(_output_row(output, rows, inline_value_bytes))
+        output.committed = True
+    rows.released = [(output.released_seq or 0, output.execution.id, output.ordinal) for output in changes.released]
+    return rows
+
+
+def new_run(
+    state: RunState,
+    run_input: Mapping[str, Any],
+    *,
+    created_at: datetime,
+    inline_value_bytes: int,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    request_hash: str | None = None,
+    schedule_id: str | None = None,
+) -> NewRun:
+    """The rows of a run that `autogpt_server.execution.start.plan_start` has just begun."""
+    return NewRun(
+        id=state.id,
+        graph_id=state.topology.graph_id,
+        graph_version=state.topology.version,
+        input=json.dumps(dict(run_input)),
+        created_at=created_at,
+        changes=take_changes(state, inline_value_bytes=inline_value_bytes),
+        seq=state.seq,
+        priority=priority,
+        idempotency_key=idempotency_key,
+        request_hash=request_hash,
+        schedule_id=schedule_id,
+    )
+
+
+def run_row(state: RunState) -> RunRow:
+    """The run's own columns as they are now."""
+    return RunRow(
+        status=state.status.value,
+        stats=stats_text(state.stats),
+        reason=state.reason,
+        error_code=state.failure.code if state.failure else None,
+        error_message=state.failure.message if state.failure else None,
+        closing=state.closing.value if state.closing else None,
+        started_at=db_time(state.started_at),
+        ended_at=db_time(state.ended_at),
+    )
+
+
+def stats_text(stats: RunStats) -> str:
+    """The counters as JSON."""
+    return json.dumps(
+        {
+            "executions": stats.executions,
+            "completed": stats.completed,
+            "failed": stats.failed,
+            "canceled": stats.canceled,
+            "incomplete": stats.incomplete,
+            "unhandled": stats.unhandled,
+            "bytes": stats.bytes,
+        }
+    )
+
+
+def _execution_row(execution: Execution) -> NodeExecutionRow:
+    failure = execution.failure
+    return NodeExecutionRow(
+        id=execution.id,
+        node_id=execution.node.id,
+        status=execution.status.value,
+        ordinal=execution.ordinal,
+        attempt=execution.attempt,
+        seq=execution.seq,
+        added_seq=execution.added_seq,
+        queued_seq=execution.queued_seq,
+        started_seq=execution.started_seq,
+        ended_seq=execution.ended_seq,
+        error_code=failure.code if failure else None,
+        error=failure.message if failure else None,
+        mixed_origin=execution.mixed_origin,
+        origins=json.dumps({pin: list(origin) for pin, origin in execution.origins.items()})
+        if execution.origins
+        else None,
+        added_at=db_time(execution.added_at) or "",
+        queued_at=db_time(execution.queued_at),
+        started_at=db_time(execution.started_at),
+        ended_at=db_time(execution.ended_at),
+    )
+
+
+def _output_row(output: Output, rows: RunChanges, inline_value_bytes: int) -> ValueRow:
+    text, value_hash = _place(output.text, rows, inline_value_bytes)
+    return ValueRow(
+        output.execution.id,
+        OUTPUT,
+        output.ordinal,
+        output.pin,
+        text,
+        value_hash,
+        seq=output.seq,
+        released_seq=output.released_seq,
+    )
+
+
+def _place(text: str | None, rows: RunChanges, inline_value_bytes: int) -> tuple[str | None, str | None]:
+    """(text, None) for a value that stays in its row, (None, hash) for a large one."""
+    if text is None or len(text) * 4 <= inline_value_bytes:
+        return text, None
+    data = text.encode()
+    if len(data) <= inline_value_bytes:
+        return text, None
+    digest = hashlib.sha256(data).hexdigest()
+    rows.large.append(LargeValue(digest, text, len(data)))
+    return None, digest
