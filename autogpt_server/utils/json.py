@@ -25,7 +25,7 @@ _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d{3,}|\d{300,}")
 _SHOWN_PATH = 120  # characters
 
 
-class InvalidJSONValue(AutoGPTServerError, ValueError):  # noqa: N818 - reads better without
+class InvalidJSONValue(AutoGPTServerError, ValueError):
     """A value is not JSON."""
 
     code = "invalid_json_value"
@@ -123,6 +123,7 @@ def _problems(value: Any) -> Iterator[InvalidJSONValue]:
 
 def _scalar_problem(value: object) -> str | None:
     """What keeps a value that is neither list nor dict from being JSON, if anything."""
+    kind = _type_name(value)
     match value:
         case None | bool():
             return None
@@ -133,11 +134,11 @@ def _scalar_problem(value: object) -> str | None:
         case int():
             return None if value.bit_length() <= _MAX_INT_BITS else "the integer has more than 4,300 digits"
         case tuple() | set() | frozenset():
-            return f"{_type_name(value)} is not a JSON value; use a list"
+            return f"{kind} is not a JSON value; use a list"
         case bytes() | bytearray():
-            return f"{_type_name(value)} is not a JSON value; decode it, or encode it as base64 text"
+            return f"{kind} is not a JSON value; decode it, or encode it as base64 text"
         case _:
-            return f"{_type_name(value)} is not a JSON value"
+            return f"{kind} is not a JSON value"
 
 
 # What Python converts between int and text at most (sys.int_info.default_max_str_digits), in bits.

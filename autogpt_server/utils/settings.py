@@ -7,15 +7,20 @@ are read once, where a program starts, and handed on; nothing reads them at impo
 
 import difflib
 import ipaddress
-import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from autogpt_server.utils.errors import AutoGPTServerError
 
@@ -139,6 +144,35 @@ class Settings(BaseSettings):
     )
     max_run_depth: int = Field(10, ge=1, description="How deep runs may start runs.")
 
+    # What blocks reach
+    outgoing_allow_private: bool = Field(
+        False,
+        description="Whether blocks may reach private, loopback and link-local addresses: the server's own network.",
+    )
+    outgoing_allowed_hosts: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        ("localhost:11434",),
+        description="Hosts (`name` or `name:port`) that blocks may reach wherever they are, with commas between them. "
+        "The default is where Ollama listens.",
+    )
+    outgoing_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="How long one web request of a block may take, in seconds."
+    )
+    outgoing_max_bytes: int = Field(
+        16 * MIB, ge=KIB, description="The largest answer to a web request that a block reads, in bytes."
+    )
+    openai_api_key: SecretStr | None = Field(
+        None, description="The key for OPENAI_BASE_URL where a node has no credentials of its own."
+    )
+    openai_base_url: str = Field(
+        "https://api.openai.com/v1",
+        description="The OpenAI-compatible API that AI blocks call for credentials of the provider `openai`.",
+    )
+    llm_timeout_s: float = Field(
+        300.0, gt=0, le=3600, description="How long one answer of a language model may take, in seconds."
+    )
+    reddit_url: str = Field("https://www.reddit.com", description="Where Reddit blocks get their access tokens.")
+    reddit_oauth_url: str = Field("https://oauth.reddit.com", description="Where Reddit blocks send their requests.")
+
     # -- where things are -------------------------------------------------
 
     @cached_property
@@ -182,7 +216,7 @@ class Settings(BaseSettings):
             raise ValueError("names no file; as in file:./autogpt.db")
         return f"file:{Path(path).resolve()}"
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "outgoing_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
@@ -230,24 +264,24 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `Settings(...)` is exactly what it is given (a test's, a child process's): only `load_settings` reads the
-        # environment, where it can also look for near misses and say which source a wrong value came from.
+        # `Settings(...)` is exactly what it is given (a test's, a child process's); only `load_settings` looks around.
         return (init_settings,)
 
 
-def load_settings(env_file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(env_file: Path | None = None) -> Settings:
     """Read the settings from the environment and from `env_file` (default: `.env` in the working directory, if any).
 
     Raises `SettingsError`, naming each wrong setting and what to do.
     """
-    environ = os.environ if environ is None else environ
     if env_file is not None and not env_file.is_file():
         raise SettingsError(f"there is no settings file {env_file}")
     path = env_file or Path(".env")
-    from_file = _read_env_file(path) if path.is_file() else {}
-    values = from_file | {name.upper(): value for name, value in environ.items() if name.upper() in setting_names()}
+    if path.is_file():
+        _refuse_near_misses(path)
     try:
-        return Settings(**{name.lower(): value for name, value in values.items() if value != ""})
+        from_file = DotEnvSettingsSource(Settings, env_file=path, env_file_encoding="utf-8")()
+        from_environment = EnvSettingsSource(Settings)()
+        return Settings.model_validate(from_file | from_environment)
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(problem) for problem in error.errors())) from None
 
@@ -285,18 +319,15 @@ def use_settings(settings: Settings | None) -> None:
     _Current.settings = settings
 
 
-def _read_env_file(path: Path) -> dict[str, str]:
-    """The known settings in an env file. Unknown names are other programs', unless they look like one of ours."""
+def _refuse_near_misses(path: Path) -> None:
+    """Unknown names in an env file are other programs' business, unless they look like one of ours, misspelt."""
     known = setting_names()
-    found: dict[str, str] = {}
-    for name, value in dotenv_values(path, interpolate=False).items():
+    for name in dotenv_values(path, interpolate=False):
         if name.upper() in known:
-            found[name.upper()] = value or ""
             continue
         near = difflib.get_close_matches(name.upper().replace("-", "_"), known, n=1, cutoff=0.85)
         if near:
             raise SettingsError(f"{path}: {name} is not a setting. Did you mean {near[0]}?")
-    return found
 
 
 def _describe(problem: Any) -> str:
