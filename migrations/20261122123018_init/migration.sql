@@ -159,6 +159,7 @@ CREATE TABLE "AgentGraphExecutionSchedule" (
     "startsAt" DATETIME,
     "endsAt" DATETIME,
     "jitterS" REAL NOT NULL DEFAULT 0,
+    "revision" INTEGER NOT NULL DEFAULT 0,
     "accountedUntil" DATETIME NOT NULL,
     "nextDueAt" DATETIME,
     "createdAt" DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -169,9 +170,12 @@ CREATE TABLE "AgentGraphExecutionSchedule" (
 CREATE TABLE "AgentScheduleOccurrence" (
     "scheduleId" TEXT NOT NULL,
     "dueAt" DATETIME NOT NULL,
+    "status" TEXT NOT NULL,
     "runId" TEXT,
+    "reasonCode" TEXT,
     "reason" TEXT,
     "createdAt" DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    "startedAt" DATETIME,
 
     PRIMARY KEY ("scheduleId", "dueAt"),
     CONSTRAINT "AgentScheduleOccurrence_scheduleId_fkey" FOREIGN KEY ("scheduleId") REFERENCES "AgentGraphExecutionSchedule" ("id") ON DELETE CASCADE ON UPDATE CASCADE,
@@ -219,3 +223,6 @@ CREATE INDEX "AgentGraphExecutionSchedule_isEnabled_nextDueAt_idx" ON "AgentGrap
 
 -- CreateIndex
 CREATE UNIQUE INDEX "AgentScheduleOccurrence_runId_key" ON "AgentScheduleOccurrence"("runId");
+
+-- CreateIndex
+CREATE INDEX "AgentScheduleOccurrence_status_scheduleId_idx" ON "AgentScheduleOccurrence"("status", "scheduleId");
