@@ -1,0 +1,366 @@
+"""Runs and node executions as people read them, and the few things that are done to a run from outside."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from autogpt_server.data.db import Database, from_db_time
+from autogpt_server.data.execution import NewRun, insert_run
+from autogpt_server.data.models import ErrorInfo, NodeExecution, Run, RunStats
+from autogpt_server.data.status import TERMINAL_RUN_STATUSES, NodeStatus, RunStatus
+from autogpt_server.utils import json
+from autogpt_server.utils.errors import AutoGPTServerError
+
+if TYPE_CHECKING:
+    from prisma.models import AgentGraphExecution
+
+PREVIEW_CHARS = 200
+"""How much of a large value is shown instead of it."""
+
+
+class RunNotFound(AutoGPTServerError):
+    """There is no such run."""
+
+    code = "run_not_found"
+
+
+class RunStillActive(AutoGPTServerError):
+    """The run has not ended yet; cancel it, or wait until it ends."""
+
+    code = "run_active"
+
+
+class IdempotencyConflict(AutoGPTServerError):
+    """The Idempotency-Key was used for this graph before, with another request; use a new key."""
+
+    code = "idempotency_key_reused"
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A committed run, and its first executions: (execution id, node id)."""
+
+    id: str
+    executions: Sequence[tuple[str, str]]
+    is_new: bool = True
+    """False when an earlier request with the same idempotency key made it."""
+
+
+async def create_run(db: Database, run: NewRun) -> StartedRun:
+    """Commit a new run. With an idempotency key that exists, answer the run it made; `IdempotencyConflict` if that was another request."""
+
+    def write(connection: sqlite3.Connection) -> StartedRun:
+        if run.idempotency_key is not None:
+            known = connection.execute(
+                'SELECT "id", "requestHash" FROM "AgentGraphExecution" WHERE "agentGraphId" = ? AND "idempotencyKey" = ?',
+                (run.graph_id, run.idempotency_key),
+            ).fetchone()
+            if known is not None:
+                return _known_run(connection, run, *known)
+        insert_run(connection, run)
+        return StartedRun(run.id, [(row.id, row.node_id) for row in run.changes.added])
+
+    return await db.write(write)
+
+
+def _known_run(connection: sqlite3.Connection, run: NewRun, run_id: str, request_hash: str | None) -> StartedRun:
+    if request_hash != run.request_hash:
+        raise IdempotencyConflict(
+            f"The Idempotency-Key {run.idempotency_key!r} was used for this graph before, with another request (run {run_id}). Use a new key."
+        )
+    rows = connection.execute(
+        'SELECT "id", "agentNodeId" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "addedSeq" = 1 ORDER BY "id"',
+        (run_id,),
+    )
+    return StartedRun(run_id, rows.fetchall(), is_new=False)
+
+
+async def get_run(db: Database, run_id: str) -> Run:
+    """The run; `RunNotFound`."""
+    row = await db.client.agentgraphexecution.find_unique(where={"id": run_id})
+    if row is None:
+        raise RunNotFound(f"There is no run {run_id}.")
+    return _run_of(row)
+
+
+async def list_runs(
+    db: Database, graph_id: str, *, limit: int, before_id: str | None = None, statuses: Iterable[RunStatus] = ()
+) -> list[Run]:
+    """The runs of a graph, all versions, newest first; `before_id` is the last id of the page before."""
+    wanted = [status.value for status in statuses]
+    rows = await db.client.agentgraphexecution.find_many(
+        where={
+            "agentGraphId": graph_id,
+            **({"id": {"lt": before_id}} if before_id is not None else {}),
+            **({"status": {"in": wanted}} if wanted else {}),
+        },
+        order={"id": "desc"},
+        take=limit,
+    )
+    return [_run_of(row) for row in rows]
+
+
+async def count_active_runs(db: Database, graph_id: str) -> int:
+    """How many runs of the graph have not ended."""
+    return await db.client.agentgraphexecution.count(
+        where={"agentGraphId": graph_id, "status": {"not_in": [status.value for status in TERMINAL_RUN_STATUSES]}}
+    )
+
+
+async def delete_run(db: Database, run_id: str) -> None:
+    """Delete an ended run with all it left behind; `RunNotFound`, `RunStillActive`."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        row = connection.execute('SELECT "endedAt" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound(f"There is no run {run_id}.")
+        if row[0] is None:
+            raise RunStillActive(f"The run {run_id} has not ended yet. Cancel it, or wait until it ends.")
+        hashes = connection.execute(
+            'SELECT DISTINCT v."valueHash" FROM "AgentNodeExecution" e JOIN "AgentNodeExecutionInputOutput" v ON v."agentNodeExecutionId" = e."id" '
+            'WHERE e."agentGraphExecutionId" = ? AND v."valueHash" IS NOT NULL',
+            (run_id,),
+        ).fetchall()
+        connection.execute('DELETE FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,))
+        connection.executemany(
+            'DELETE FROM "AgentValue" WHERE "hash" = ? AND NOT EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" WHERE "valueHash" = "hash")',
+            hashes,
+        )
+
+    await db.write(write)
+
+
+async def get_value(db: Database, value_hash: str) -> str | None:
+    """The JSON of a large value, or None."""
+    row = await db.client.agentvalue.find_unique(where={"hash": value_hash})
+    return None if row is None else row.data
+
+
+async def list_node_executions(
+    db: Database, run_id: str, *, limit: int, after_id: str | None = None, full: bool = False
+) -> list[NodeExecution]:
+    """The node executions of a run, oldest first; `after_id` is the last id of the page before.
+
+    Large values are shown as `{"$value": hash, "size": bytes, "preview": text}` unless `full`.
+    """
+
+    def read(connection: sqlite3.Connection) -> list[NodeExecution]:
+        rows = connection.execute(
+            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND e."id" > ? ORDER BY e."id" LIMIT ?',
+            (run_id, after_id or "", limit),
+        ).fetchall()
+        return _assemble(connection, rows, full=full)
+
+    return await db.read(read)
+
+
+@dataclass(frozen=True, slots=True)
+class RunChangesSince:
+    """What happened in a run after some `seq`: states of node executions in the order in which they came about, and the run as it is."""
+
+    run: Run
+    nodes: Sequence[NodeExecution]
+
+
+async def changes_since(db: Database, run_id: str, seq: int, *, limit: int = 5000) -> RunChangesSince:
+    """Everything committed after `seq`, for the stream of events; `RunNotFound`.
+
+    An execution that changed several times since appears once for each status it went through, with the `seq` at which it did, so that a reader
+    that comes late misses nothing. At most `limit` executions are read; the rest follows from the last `seq` seen.
+    """
+
+    def read(connection: sqlite3.Connection) -> RunChangesSince:
+        found = connection.execute(f'{_SELECT_RUN} WHERE "id" = ?', (run_id,)).fetchone()
+        if found is None:
+            raise RunNotFound(f"There is no run {run_id}.")
+        rows = connection.execute(
+            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND e."seq" > ? ORDER BY e."seq", e."id" LIMIT ?',
+            (run_id, seq, limit),
+        ).fetchall()
+        milestones = {row[2]: row[_MILESTONES] for row in rows}
+        nodes = [
+            state
+            for execution in _assemble(connection, rows, full=False)
+            for state in _states_since(execution, milestones[execution.node_exec_id], seq)
+        ]
+        return RunChangesSince(_run_of_columns(found), sorted(nodes, key=lambda node: node.seq))
+
+    return await db.read(read)
+
+
+async def run_outputs(
+    db: Database, run_id: str, output_block_ids: Sequence[str], *, full: bool = False
+) -> dict[str, list[Any]]:
+    """What the agent-output nodes of a run gave: name -> values, in the order in which they were yielded."""
+
+    def read(connection: sqlite3.Connection) -> dict[str, list[Any]]:
+        rows = connection.execute(
+            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND n."agentBlockId" IN (SELECT value FROM json_each(?)) '
+            'AND e."status" = \'COMPLETED\' ORDER BY e."ordinal", e."id"',
+            (run_id, json.dumps(list(output_block_ids))),
+        ).fetchall()
+        outputs: dict[str, list[Any]] = {}
+        for execution in _assemble(connection, rows, full=full):
+            name = str(execution.input_data.get("name", ""))
+            outputs.setdefault(name, []).extend(execution.output_data.get("output", []))
+        return outputs
+
+    return await db.read(read)
+
+
+_SELECT_RUN = (
+    'SELECT "id", "agentGraphId", "agentGraphVersion", "status", "reason", "errorCode", "errorMessage", "stats", "input", "priority", "createdAt", '
+    '"startedAt", "endedAt", "rerunOfId", "parentExecutionId", "scheduleId", "seq" FROM "AgentGraphExecution"'
+)
+
+_SELECT_EXECUTIONS = (
+    'SELECT g."agentGraphId", g."agentGraphVersion", e."id", e."agentNodeId", n."agentBlockId", e."status", e."attempt", n."constantInput", e."errorCode", '
+    'e."error", e."mixedOrigin", e."addedAt", e."queuedAt", e."startedAt", e."endedAt", e."seq", e."agentGraphExecutionId", '
+    'e."addedSeq", e."queuedSeq", e."startedSeq", e."endedSeq" FROM "AgentNodeExecution" e '
+    'JOIN "AgentNode" n ON n."id" = e."agentNodeId" JOIN "AgentGraphExecution" g ON g."id" = e."agentGraphExecutionId"'
+)
+_MILESTONES = slice(17, 21)
+
+
+def _run_of(row: AgentGraphExecution) -> Run:
+    return _make_run(
+        (
+            row.id,
+            row.agentGraphId,
+            row.agentGraphVersion,
+            row.status,
+            row.reason,
+            row.errorCode,
+            row.errorMessage,
+            row.stats,
+            row.input,
+            row.priority,
+        ),
+        (row.createdAt, row.startedAt, row.endedAt),
+        (row.rerunOfId, row.parentExecutionId, row.scheduleId, row.seq),
+    )
+
+
+def _run_of_columns(row: tuple[Any, ...]) -> Run:
+    return _make_run(row[:10], tuple(from_db_time(text) for text in row[10:13]), row[13:])
+
+
+def _make_run(main: tuple[Any, ...], times: tuple[Any, ...], rest: tuple[Any, ...]) -> Run:
+    run_id, graph_id, version, status, reason, error_code, error_message, stats, run_input, priority = main
+    created_at, started_at, ended_at = times
+    rerun_of, parent, schedule_id, seq = rest
+    return Run(
+        id=run_id,
+        graph_id=graph_id,
+        graph_version=version,
+        status=RunStatus(status),
+        reason=reason,
+        error=ErrorInfo(code=error_code, message=error_message or "") if error_code else None,
+        stats=RunStats.model_validate_json(stats),
+        input=cast("dict[str, Any]", json.loads(run_input)),
+        priority=priority,
+        created_at=created_at,
+        started_at=started_at,
+        ended_at=ended_at,
+        rerun_of=rerun_of,
+        parent=parent,
+        schedule_id=schedule_id,
+        seq=seq,
+    )
+
+
+def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, full: bool) -> list[NodeExecution]:
+    """Node executions from their rows, with the values that entered and left them."""
+    defaults: dict[str, dict[str, Any]] = {}
+    executions: dict[str, NodeExecution] = {}
+    for row in rows:
+        graph_id, version, execution_id, node_id, block_id, status, attempt, constant, error_code, error, mixed = row[
+            :11
+        ]
+        if node_id not in defaults:
+            defaults[node_id] = cast("dict[str, Any]", json.loads(constant))
+        executions[execution_id] = NodeExecution.model_construct(
+            graph_id=graph_id,
+            graph_version=version,
+            graph_exec_id=row[16],
+            node_exec_id=execution_id,
+            node_id=node_id,
+            block_id=block_id,
+            status=NodeStatus(status),
+            attempt=attempt,
+            input_data=dict(defaults[node_id]),
+            output_data={},
+            error=ErrorInfo(code=error_code, message=error or "") if error_code else None,
+            mixed_origin=bool(mixed),
+            add_time=datetime.fromisoformat(row[11]),
+            queue_time=from_db_time(row[12]),
+            start_time=from_db_time(row[13]),
+            end_time=from_db_time(row[14]),
+            seq=row[15],
+        )
+    for execution_id, role, name, value in _read_values(connection, list(executions), full=full):
+        execution = executions[execution_id]
+        if role == "output":
+            execution.output_data.setdefault(name, []).append(value)
+        else:
+            execution.input_data[name] = value
+    return list(executions.values())
+
+
+def _read_values(
+    connection: sqlite3.Connection, execution_ids: Sequence[str], *, full: bool
+) -> Iterable[tuple[str, str, str, Any]]:
+    """(execution id, role, pin, value): inputs as they came, then what conversion made of them, then outputs, each in order."""
+    shown = 'big."data"' if full else f'substr(big."data", 1, {PREVIEW_CHARS})'
+    rows = connection.execute(
+        'SELECT v."agentNodeExecutionId", v."role", v."name", v."sourcePart", coalesce(v."data", s."data"), big."hash", big."sizeBytes", '
+        f'CASE WHEN v."sourcePart" IS NULL THEN {shown} ELSE big."data" END '
+        'FROM "AgentNodeExecutionInputOutput" v '
+        'LEFT JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' AND s."ordinal" = v."sourceOrdinal" '
+        'LEFT JOIN "AgentValue" big ON big."hash" = coalesce(v."valueHash", s."valueHash") '
+        'WHERE v."agentNodeExecutionId" IN (SELECT value FROM json_each(?)) '
+        'ORDER BY v."agentNodeExecutionId", CASE v."role" WHEN \'input\' THEN 0 WHEN \'converted\' THEN 1 ELSE 2 END, v."ordinal"',
+        (json.dumps(list(execution_ids)),),
+    )
+    for execution_id, role, name, part, text, value_hash, size_bytes, large in rows:
+        if value_hash is None or full or part is not None:
+            value: Any = json.loads(text if value_hash is None else large)
+            yield execution_id, role, name, pick_part(value, part)
+        else:
+            yield execution_id, role, name, {"$value": value_hash, "size": size_bytes, "preview": large}
+
+
+def pick_part(value: Any, part: str | None) -> Any:
+    """The part of an output that travelled; None where the output has changed so that it is not there (it cannot)."""
+    from autogpt_server.data.pins import MISSING, parse_parts, pick
+
+    if part is None:
+        return value
+    picked = pick(value, parse_parts(part))
+    return None if picked is MISSING else picked
+
+
+def _states_since(execution: NodeExecution, milestones: Sequence[int | None], seq: int) -> Iterable[NodeExecution]:
+    """The statuses an execution went through after `seq`, ending with the one it has."""
+    added, queued, started, ended = milestones
+    passed = ((added, NodeStatus.INCOMPLETE), (queued, NodeStatus.QUEUED), (started, NodeStatus.RUNNING))
+    later = (*(at for at, _ in passed), ended, execution.seq)
+    for index, (at, status) in enumerate(passed):
+        is_followed = any(other is not None and at is not None and other > at for other in later[index + 1 :])
+        if at is not None and at > seq and is_followed:
+            yield execution.model_copy(
+                update={
+                    "status": status,
+                    "seq": at,
+                    "output_data": {},
+                    "error": None,
+                    "end_time": None,
+                    "start_time": execution.start_time if status is NodeStatus.RUNNING else None,
+                    "queue_time": None if status is NodeStatus.INCOMPLETE else execution.queue_time,
+                }
+            )
+    yield execution

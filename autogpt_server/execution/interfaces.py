@@ -1,0 +1,43 @@
+"""What the services say to each other. Every call here is a hint: the database is the queue, and a lost hint only costs a second."""
+
+from __future__ import annotations
+
+from autogpt_server.utils.service import expose
+
+
+class ManagerInterface:
+    """The ExecutionManager, as seen by whoever has committed a run, and by its own workers."""
+
+    service_name = "ExecutionManager"
+
+    @expose(oneway=True)
+    async def run_waits(self, run_id: str, priority: int = 0) -> None:
+        """A run has been committed and waits for a worker; or it has an owner and there is something new in its inbox."""
+        raise NotImplementedError
+
+    @expose()
+    async def next_runs(self, worker_id: str, done: list[str], room: int) -> list[str]:
+        """Called by a worker: `done` are runs it no longer holds. Answers up to `room` runs to perform, after at most a second."""
+        raise NotImplementedError
+
+
+class LiveInterface:
+    """The AgentServer, as seen by workers: it shows people what happens."""
+
+    service_name = "AgentServer"
+
+    @expose(oneway=True)
+    async def runs_reached(self, reached: list[tuple[str, str, int]]) -> None:
+        """Events have been committed: (run id, graph id, seq) of each run."""
+        raise NotImplementedError
+
+
+class SchedulerInterface:
+    """The ExecutionScheduler, as seen by whoever changes schedules."""
+
+    service_name = "ExecutionScheduler"
+
+    @expose(oneway=True)
+    async def schedules_changed(self) -> None:
+        """A schedule was added, changed or removed."""
+        raise NotImplementedError
