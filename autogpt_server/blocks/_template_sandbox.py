@@ -142,7 +142,7 @@ def _weight(value: Any, known: dict[int, float]) -> float:
 def _guard(tree: nodes.Template) -> None:
     """Put a check on every loop, concatenation and literal container."""
     for loop in tree.find_all(nodes.For):
-        loop.iter = _filtered(loop.iter, "_ticking")
+        loop.iter = _filtered(cast("nodes.Expr", loop.iter), "_ticking")
     _guard_expressions(tree)
 
 

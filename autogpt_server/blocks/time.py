@@ -1,6 +1,6 @@
 """Blocks that read the clock."""
 
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from functools import lru_cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo

@@ -99,7 +99,7 @@ class MalformedBlock(AutoGPTServerError):
     code = "malformed_block"
 
 
-class Suspend(Exception):  # noqa: N818  (not an error: control flow that a block raises on purpose)
+class Suspend(Exception):
     """Raised by a block to wait without holding a thread until a time (`until`, aware) or a signal of that name arrives (rule D10)."""
 
     def __init__(self, *, until: datetime | None = None, signal: str | None = None) -> None:

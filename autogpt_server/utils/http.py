@@ -6,12 +6,14 @@ Built on httpx2, the client that the openai library uses, so that one guarded cl
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from email.message import Message
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
@@ -49,7 +51,7 @@ def user_agent() -> str:
 
 
 @asynccontextmanager
-async def open_client(policy: AddressPolicy, *, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:
+async def open_client(policy: AddressPolicy, *, timeout_s: float) -> AsyncGenerator[httpx2.AsyncClient]:
     """A client that goes only where `policy` allows. It follows no redirects by itself; `fetch` does."""
     async with httpx2.AsyncClient(
         transport=GuardedTransport(policy),
@@ -61,7 +63,31 @@ async def open_client(policy: AddressPolicy, *, timeout_s: float) -> AsyncIterat
         yield client
 
 
-async def fetch(client: httpx2.AsyncClient, request: httpx2.Request, *, max_bytes: int) -> httpx2.Response:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer to a request, after redirects."""
+
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+    """As it was before any Content-Encoding."""
+    url: httpx2.URL
+    """The address that answered."""
+
+    @property
+    def media_type(self) -> str:
+        """The type the server names, lower case, without parameters; empty if it names none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def charset(self) -> str | None:
+        """The encoding of the text, if the server names one."""
+        message = Message()
+        message["content-type"] = self.headers.get("content-type", "")
+        return message.get_content_charset()
+
+
+async def fetch(client: httpx2.AsyncClient, request: httpx2.Request, *, max_bytes: int) -> Answer:
     """The answer to `request`, read completely, after redirects.
 
     Raises `httpx2.HTTPError` as httpx2 does, `ForbiddenAddress`, `ResponseTooLarge` or `TooManyRedirects`.
@@ -70,16 +96,15 @@ async def fetch(client: httpx2.AsyncClient, request: httpx2.Request, *, max_byte
         response = await client.send(request, stream=True)
         try:
             if response.next_request is None:
-                await _read(response, max_bytes)
-                return response
+                body = await _read(response, max_bytes)
+                return Answer(response.status_code, response.headers, body, response.url)
         finally:
             await response.aclose()
         request = _redirected(request, response.next_request)
     raise TooManyRedirects(f"{request.url.host} redirects more than {MAX_REDIRECTS} times.")
 
 
-async def _read(response: httpx2.Response, max_bytes: int) -> None:
-    """Read the body into the response, as `aread` does, but no further than `max_bytes`."""
+async def _read(response: httpx2.Response, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.aiter_bytes():
@@ -89,7 +114,7 @@ async def _read(response: httpx2.Response, max_bytes: int) -> None:
                 f"{response.url.host} answers with more than {max_bytes:,} bytes, the limit that the setting OUTGOING_MAX_BYTES sets."
             )
         chunks.append(chunk)
-    response._content = b"".join(chunks)
+    return b"".join(chunks)
 
 
 def _redirected(request: httpx2.Request, following: httpx2.Request) -> httpx2.Request:
@@ -141,15 +166,13 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             status_code=response.status,
             headers=response.headers,
             stream=_Body(response),
-            extensions=response.extensions,
+            extensions=cast("Any", response).extensions,
         )
 
     async def _through(self, proxy: str, request: httpx2.Request) -> httpx2.Response:
         host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
-        try:
+        with suppress(httpx2.ConnectError):  # Behind a proxy, names often resolve only there.
             self._policy.check(host, port, await resolve(host, port))
-        except httpx2.ConnectError:
-            pass  # Behind a proxy, names often resolve only there.
         if proxy not in self._proxied:
             self._proxied[proxy] = httpx2.AsyncHTTPTransport(proxy=proxy, trust_env=False)
         return await self._proxied[proxy].handle_async_request(request)
@@ -191,7 +214,7 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
-        self._network = httpcore2.AnyIOBackend()
+        self._network = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
 
     async def connect_tcp(
         self,
@@ -226,7 +249,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 @contextmanager
-def _as_httpx_errors() -> Iterator[None]:
+def _as_httpx_errors() -> Generator[None]:
     """httpcore2 and httpx2 name their errors alike."""
     try:
         yield
