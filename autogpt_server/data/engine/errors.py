@@ -1,0 +1,173 @@
+"""The engine's errors, and how they become those of Prisma Client Python.
+
+Inside the engine a query that cannot be answered is a `QueryError` with a Prisma error code ("P2002"). At the border
+`client_error` turns it, and what ``sqlite3`` raised, into the class that the generated client's users catch
+(``prisma.errors.UniqueViolationError``). Codes and messages follow Prisma's error reference and
+``user-facing-error`` of ``@prisma/client-engine-runtime`` 7.10.0; which class a code has follows ``engine/utils.py`` of
+Prisma Client Python 0.15.0.
+"""
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+
+class EngineError(Exception):
+    """The in-process database engine failed."""
+
+
+class EngineNotBuiltError(EngineError):
+    """What `make generate` makes is missing."""
+
+
+class EngineClosedError(EngineError):
+    """The client was disconnected, or never connected."""
+
+
+class UnsupportedPlanError(EngineError):
+    """The query compiler asked for something this engine does not know how to do."""
+
+
+class CompilerError(EngineError):
+    """The query compiler broke (this is not an error in the query)."""
+
+
+class ReadOnlyError(EngineError):
+    """A write was asked of a client that was created with ``read_only=True``."""
+
+
+class DatabaseBusyError(EngineError):
+    """Another process held the write lock for longer than the busy timeout."""
+
+
+class CommitUncertainError(EngineError):
+    """COMMIT itself failed: the transaction may or may not be durable.
+
+    Do not repeat the work blindly; read back what it was to change first.
+    """
+
+
+class QueryError(Exception):
+    """A query that cannot be answered, in Prisma's terms: code ("P2002"), message, and what is known besides."""
+
+    def __init__(self, code: str, message: str, meta: Mapping[str, Any] | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.meta: Mapping[str, Any] = meta or {}
+
+
+class ErrorClasses(Protocol):
+    """The ``errors`` module of a generated client."""
+
+    DataError: type[Exception]
+    TransactionError: type[Exception]
+    TransactionExpiredError: type[Exception]
+    MissingRequiredValueError: type[Exception]
+
+
+_CLASS_OF_CODE: Mapping[str, str] = MappingProxyType(
+    {
+        "P2002": "UniqueViolationError",
+        "P2003": "ForeignKeyViolationError",
+        "P2009": "FieldNotFoundError",
+        "P2010": "RawQueryError",
+        "P2012": "MissingRequiredValueError",
+        "P2019": "InputError",
+        "P2021": "TableNotFoundError",
+        "P2025": "RecordNotFoundError",
+    }
+)
+_FIELD_NOT_FOUND_KINDS = frozenset(("UnknownArgument", "UnknownInputField", "UnknownSelectionField"))
+_TRANSACTION_CLOSED = "Transaction already closed"
+
+
+def client_error(error: QueryError, classes: ErrorClasses) -> Exception:
+    """``error`` as the class of the generated client whose ``errors`` module is ``classes``."""
+    if error.code == "P2028":
+        if _TRANSACTION_CLOSED in error.message:
+            return classes.TransactionExpiredError(error.message)
+        return classes.TransactionError(error.message)
+    data = {
+        "error": error.message,
+        "user_facing_error": {
+            "is_panic": False,
+            "message": error.message,
+            "meta": dict(error.meta),
+            "error_code": error.code,
+        },
+    }
+    if "A value is required but not set" in error.message:
+        return classes.MissingRequiredValueError(data)
+    name = _CLASS_OF_CODE.get(error.code, "DataError")
+    if error.meta.get("kind") in _FIELD_NOT_FOUND_KINDS:
+        name = "FieldNotFoundError"
+    cls: type[Exception] = getattr(classes, name)
+    return cls(data)
+
+
+def sqlite_query_error(error: sqlite3.Error) -> QueryError:
+    """What SQLite refused to do, as Prisma says it.
+
+    SQLite has names of tables and columns only inside its message (``UNIQUE constraint failed: User.email``).
+    """
+    text = str(error)
+    match getattr(error, "sqlite_errorname", ""):
+        case "SQLITE_CONSTRAINT_UNIQUE" | "SQLITE_CONSTRAINT_PRIMARYKEY" | "SQLITE_CONSTRAINT_ROWID":
+            table, columns = _failed_columns(text)
+            if not columns:
+                constraint = text.partition("index ")[2].strip("'")
+                return QueryError("P2002", f"Unique constraint failed on the constraint: `{constraint}`")
+            listed = ",".join(f"`{column}`" for column in columns)
+            message = f"Unique constraint failed on the fields: ({listed})"
+            return QueryError("P2002", message, {"target": columns, "table": table})
+        case "SQLITE_CONSTRAINT_FOREIGNKEY" | "SQLITE_CONSTRAINT_TRIGGER":
+            message = "Foreign key constraint failed on the field: `foreign key`"
+            return QueryError("P2003", message, {"field_name": "foreign key"})
+        case "SQLITE_CONSTRAINT_NOTNULL":
+            _, columns = _failed_columns(text)
+            listed = ",".join(f"`{column}`" for column in columns)
+            return QueryError("P2011", f"Null constraint violation on the fields: ({listed})", {"constraint": columns})
+        case "SQLITE_CONSTRAINT_CHECK":
+            return QueryError("P2004", f"A constraint failed on the database: {text}", {"database_error": text})
+        case name if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            message = (
+                f"Operations timed out: another process kept the database busy for the whole busy timeout ({text})"
+            )
+            return QueryError("P1008", message, {"message": text})
+        case name if name.startswith("SQLITE_READONLY"):
+            return QueryError("P2010", f"The database cannot be written: {text}", {"code": name, "message": text})
+        case name:
+            return _unclassified(error, name, text)
+
+
+def _unclassified(error: sqlite3.Error, name: str, text: str) -> QueryError:
+    if match := re.search(r"no such table: (?P<table>\S+)", text):
+        table = match["table"]
+        message = f"The table `{table}` does not exist in the current database."
+        return QueryError("P2021", message, {"table": table})
+    if match := re.search(r"(?:no such column: |has no column named )(?P<column>\S+)", text):
+        column = match["column"]
+        message = f"The column `{column}` does not exist in the current database."
+        return QueryError("P2022", message, {"column": column})
+    if isinstance(error, sqlite3.DataError) or "too many SQL variables" in text:
+        return QueryError("P2029", f"The query is too large for the database: {text}", {"message": text})
+    return QueryError("P2039", f"Database error. Code: `{name or 'N/A'}`. Message: `{text}`", {"message": text})
+
+
+def raw_query_error(error: sqlite3.Error) -> QueryError:
+    """Whatever a raw query met: always P2010, with SQLite's extended result code and message."""
+    code = str(getattr(error, "sqlite_errorcode", "N/A"))
+    message = f"Raw query failed. Code: `{code}`. Message: `{error}`"
+    return QueryError("P2010", message, {"code": code, "message": str(error)})
+
+
+def _failed_columns(text: str) -> tuple[str | None, list[str]]:
+    """(table, columns) of ``UNIQUE constraint failed: User.a, User.b``; none of ``... failed: index 'x'``."""
+    listed = text.partition("constraint failed: ")[2]
+    if not listed or listed.startswith("index "):
+        return None, []
+    pairs = [part.strip().partition(".") for part in listed.split(",")]
+    return pairs[0][0], [column for _, _, column in pairs]

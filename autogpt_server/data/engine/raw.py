@@ -1,0 +1,106 @@
+"""Raw SQL: what it may be, on which connection it runs, and how its parameters and rows look.
+
+Raw queries need no plan: the compiler would hand their text back. Rows hold what SQLite stores, except that BLOBs come as
+base64 text, as Prisma's raw results have them: a Boolean column gives 0 or 1, a DateTime column its text. Pass ``model=`` to have
+pydantic make typed records of them.
+"""
+
+import datetime as dt
+import re
+import sqlite3
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from autogpt_server.data.engine.errors import QueryError, raw_query_error
+from autogpt_server.data.engine.parameters import SqliteValue, datetime_text, dumps_json, is_base64, is_json
+from autogpt_server.data.engine.sqlite import is_busy
+
+_FIRST_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(?P<word>\w+)", re.DOTALL)
+_TRANSACTION_WORDS = frozenset(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"))
+_READING_WORDS = frozenset(("SELECT", "VALUES", "EXPLAIN"))
+
+
+class RawStatement:
+    """One text of raw SQL.
+
+    ``reads``: it only reads. SQLite would tell for any statement, but Python does not pass it on; so what does not begin with a word that
+    only reads (a PRAGMA, a WITH) counts as writing.
+    """
+
+    __slots__ = ("reads", "sql")
+
+    def __init__(self, sql: str) -> None:
+        match = _FIRST_WORD.match(sql)
+        word = match["word"].upper() if match else ""
+        if word in _TRANSACTION_WORDS:
+            message = f"{word} is not for raw queries: use tx(), which takes its turn with other writers"
+            raise QueryError("P2010", f"Raw query failed. Message: `{message}`", {"code": "N/A", "message": message})
+        self.sql = sql
+        self.reads = word in _READING_WORDS
+
+    def query(self, connection: sqlite3.Connection, parameters: list[SqliteValue]) -> dict[str, Any]:
+        """``{"columns", "types", "rows"}``, as Prisma gives raw results."""
+        cursor = self._execute(connection, parameters)
+        columns = [column[0] for column in cursor.description or ()]
+        rows = [[_cell(value) for value in row] for row in self._rows(cursor)]
+        return {"columns": columns, "types": ["unknown"] * len(columns), "rows": rows}
+
+    def execute(self, connection: sqlite3.Connection, parameters: list[SqliteValue]) -> int:
+        """How many rows were changed; rows that the statement returns are left aside."""
+        cursor = self._execute(connection, parameters)
+        if cursor.description is not None:
+            for _ in self._rows(cursor):  # RETURNING: the statement is done only when its rows are read
+                pass
+        return max(cursor.rowcount, 0)
+
+    def _execute(self, connection: sqlite3.Connection, parameters: list[SqliteValue]) -> sqlite3.Cursor:
+        try:
+            return connection.execute(self.sql, parameters)
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise self._failed(error) from error
+
+    def _rows(self, cursor: sqlite3.Cursor) -> Iterable[tuple[Any, ...]]:
+        try:
+            yield from cursor
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise self._failed(error) from error
+
+    @staticmethod
+    def _failed(error: Exception) -> Exception:
+        return error if is_busy(error) else raw_query_error(error)
+
+
+def raw_parameters(values: Iterable[object]) -> list[SqliteValue]:
+    """Parameters of a raw query, as SQLite takes them.
+
+    Raises:
+        TypeError: a value has no form in SQLite.
+    """
+    return [_parameter(value) for value in values]
+
+
+def _parameter(value: object) -> SqliteValue:  # noqa: PLR0911 - one line for each type
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, float | bytes):
+        return value
+    if isinstance(value, int):  # bool too
+        return int(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, dt.datetime):
+        return datetime_text(value)
+    if isinstance(value, Decimal):
+        return str(value)
+    if is_json(value):
+        return dumps_json(value.data)  # type: ignore[attr-defined]  # pyright: ignore
+    if is_base64(value):
+        return b64decode(str(value))
+    raise TypeError(f"Type {type(value)} not serializable: it cannot be a parameter of a raw query")
+
+
+def _cell(value: Any) -> Any:
+    return b64encode(value).decode("ascii") if isinstance(value, bytes) else value
