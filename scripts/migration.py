@@ -37,9 +37,10 @@ def missing_sql() -> str:
         MigrationError: a file is not valid; the message is the Prisma CLI's.
     """
     node = node_tool.find_node()
-    sides = ["--from-migrations", str(MIGRATIONS), "--to-schema-datamodel", str(SCHEMA)]
+    source = ["--from-migrations", str(MIGRATIONS)] if folders() else ["--from-empty"]
+    sides = [*source, "--to-schema-datamodel", str(SCHEMA)]
     command = node_tool.command(node, "prisma", "migrate", "diff", *sides, "--script", "--exit-code")
-    environment = node_tool.environment(node)
+    environment = node_tool.environment(node) | {"DATABASE_URL": ":memory:"}  # not the user's, which it would open
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     match result.returncode:
         case 0:
