@@ -148,9 +148,8 @@ class Instance:
         return LockFile(self.folder / "members.lock")
 
     def _make_folder(self) -> None:
-        if not self.folder.parent.is_dir():
-            raise InstanceError(f"the folder {self.folder.parent} does not exist: create it, or change DATABASE_URL")
         try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise InstanceError(

@@ -221,7 +221,7 @@ class _ChildContext(ProcessContext):
 
     async def ready(self, detail: str = "") -> None:
         await self.process.announce(self)
-        log.info("ready %s", detail)
+        log.debug("ready %s", detail)
         self._send({"type": "ready", "detail": detail})
 
     @property

@@ -6,7 +6,8 @@ A service, or better the interface it implements, marks methods with `@expose`:
         service_name = "ExecutionManager"
 
         @expose(oneway=True)
-        async def run_waits(self, run_id: RunId) -> None: ...
+        async def run_waits(self, run_id: RunId) -> None:
+            raise NotImplementedError
 
     class ExecutionManager(ManagerInterface, AppService):
         async def run_waits(self, run_id: RunId) -> None: ...

@@ -179,7 +179,7 @@ class Listener:
 
     def __init__(self, host: str, target: str, handshake: Handshake, handler: CallHandler) -> None:
         daemon = _ServiceDaemon(host, handshake, target)
-        self.uri = str(daemon.register(_Door(handler), target))
+        self.uri = str(daemon.register(Door(handler), target))
         self._loop = _Loop(daemon, f"calls to {target}")
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class Listener:
 
 
 @Pyro5.server.expose
-class _Door:
+class Door:
     """The one object that a service shows to Pyro."""
 
     def __init__(self, handler: CallHandler) -> None:

@@ -1,0 +1,281 @@
+"""`poetry run app`: the server in the foreground, and the supervisor of its processes.
+
+Takes the lock beside the database, migrates the database, runs the name server and starts the services; then keeps them
+running until Ctrl-C or SIGTERM.
+"""
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from autogpt_server.utils.clock import utc_now
+from autogpt_server.utils.errors import AutoGPTServerError
+from autogpt_server.utils.instance import AlreadyRunning, Identity, Instance, ServerStatus, ServiceStatus
+from autogpt_server.utils.logging import LogSetup, rotate, setup_logging
+from autogpt_server.utils.process import ORPHAN_GRACE_S, ExitCode, ProcessSpec
+from autogpt_server.utils.service import NameServer
+from autogpt_server.utils.settings import Settings, SettingsError, load_settings, use_settings
+from autogpt_server.utils.sockets import PortInUse, listen
+from autogpt_server.utils.supervisor import NOT_READY, EventKind, ProcessEvent, ProcessInfo, Supervisor
+
+log = logging.getLogger(__name__)
+
+# Started all at once; stopped one by one from the last to the first: nothing new comes in while the rest finishes.
+_SERVICES = {
+    "ExecutionManager": "autogpt_server.execution.manager:ExecutionManager",
+    "ExecutionScheduler": "autogpt_server.execution.scheduler:ExecutionScheduler",
+    "AgentServer": "autogpt_server.server.server:AgentServer",
+}
+
+_HOUSEKEEPING_S = 2.0
+_HUNG_LIMIT_S = 60.0
+
+_EXIT_CODES = {
+    SettingsError.code: ExitCode.SETTINGS,
+    AlreadyRunning.code: ExitCode.ALREADY_RUNNING,
+    PortInUse.code: ExitCode.PORT_IN_USE,
+    NOT_READY: ExitCode.NOT_READY,
+}
+
+
+def default_services(settings: Settings, log_setup: LogSetup) -> list[ProcessSpec]:
+    """The services that make up the server."""
+    return [
+        ProcessSpec(
+            name=name,
+            target=target,
+            settings=settings,
+            log=log_setup,
+            ready_limit_s=settings.start_limit_s,
+            drain_limit_s=settings.drain_limit_s,
+            hung_limit_s=_HUNG_LIMIT_S,
+        )
+        for name, target in _SERVICES.items()
+    ]
+
+
+def migrate_database(settings: Settings) -> None:
+    """Bring the database to this server's version. The caller owns the database."""
+    # Not imported with this module: the supervisor needs it once, and its children not at all.
+    from autogpt_server.data.migrate import migrate  # noqa: PLC0415
+
+    for name in migrate(settings.database_path):
+        log.info("migration applied: %s", name)
+
+
+def run_app(
+    settings: Settings,
+    services: Sequence[ProcessSpec] | None = None,
+    *,
+    migrate: Callable[[Settings], None] = migrate_database,
+    detached: bool = False,
+) -> ExitCode:
+    """Run the server until it is told to stop; the signal handlers of this process are taken over.
+
+    `services`: instead of the real ones. `detached`: standard error is the log file already. Returns why it ended; what
+    the user must know about that has been printed.
+    """
+    log_setup = LogSetup(settings.log_format, settings.log_level, None if detached else settings.log_file)
+    instance = Instance(settings)
+    try:
+        owner = instance.own(wait_s=ORPHAN_GRACE_S + 1)
+    except AutoGPTServerError as error:
+        return _fail(error)
+    try:
+        setup_logging(log_setup, "app")
+        use_settings(settings)
+        migrate(settings)
+        specs = default_services(settings, log_setup) if services is None else services
+        return _App(settings, instance, owner.incarnation, specs).run()
+    except AutoGPTServerError as error:
+        return _fail(error)
+    except Exception as error:
+        log.exception("server failed")
+        _say_error(f"unexpected {type(error).__name__}: {error} (the traceback is in the log)")
+        return ExitCode.ERROR
+    finally:
+        # Grandchildren whose parent had to be killed end by themselves.
+        if not instance.wait_until_alone(ORPHAN_GRACE_S + 1):
+            log.error("processes of this server are still there")
+        instance.disown()
+
+
+class _App:
+    """The supervisor of one server, with what people see of it."""
+
+    def __init__(self, settings: Settings, instance: Instance, incarnation: str, specs: Sequence[ProcessSpec]) -> None:
+        self._settings = settings
+        self._instance = instance
+        self._incarnation = incarnation
+        self._names = _Names(settings, instance.identity())
+        self._phase_draining = False
+        self._announced = False
+        self._started = time.monotonic()
+        self._started_at = utc_now().isoformat()
+        self._width = max((len(spec.name) for spec in specs), default=0)
+        self._ready: set[str] = set()
+        self._gave_up: ProcessEvent | None = None
+        self._supervisor = Supervisor(
+            specs, on_event=self._on_event, on_change=self._on_change, drain_limit_s=settings.drain_limit_s
+        )
+
+    def run(self) -> ExitCode:
+        """Supervise to the end."""
+        # Found out here, once and in words, rather than by a service that dies of it.
+        listen(
+            self._settings.agent_server_host,
+            self._settings.agent_server_port,
+            port_setting="AGENT_SERVER_PORT",
+            host_setting="AGENT_SERVER_HOST",
+        ).close()
+        self._names.open()
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, self._on_signal)
+            result = self._supervisor.run()
+        finally:
+            self._names.close()
+        if self._gave_up is not None:
+            event = self._gave_up
+            _say_error(f"{event.name} could not be kept running: {event.detail}")
+            return _EXIT_CODES.get(event.error_code or "", ExitCode.GAVE_UP)
+        click.echo("stopped" if result is ExitCode.OK else "killed")
+        return result
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if not self._phase_draining:
+            self._phase_draining = True
+            click.echo(f"stopping ({signal.Signals(number).name}); once more to kill")
+        self._supervisor.request_drain()
+
+    def _on_event(self, event: ProcessEvent) -> None:
+        log.debug("%s %s %s %s", event.name, event.kind, event.pid, event.detail)
+        match event.kind:
+            case EventKind.READY:
+                again = " again" if event.name in self._ready else ""
+                self._ready.add(event.name)
+                seconds = f"{time.monotonic() - self._started:.1f} s"
+                click.echo(f"{event.name:<{self._width}}  ready{again or f' after {seconds}'}  {event.detail}".rstrip())
+            case EventKind.EXITED if not self._phase_draining and self._gave_up is None:
+                log.error("%s died: %s", event.name, event.detail)
+            case EventKind.GAVE_UP:
+                self._gave_up = self._gave_up or event
+            case _:
+                pass
+
+    def _on_change(self, processes: tuple[ProcessInfo, ...]) -> None:
+        is_ready = len(self._ready) == len(processes)
+        if is_ready and not self._announced:
+            self._announced = True
+            click.echo(
+                f"autogpt_server is ready: {self._settings.api_url} (how to use it: {self._settings.api_url}/docs)"
+            )
+        phase = "draining" if self._phase_draining else "ready" if is_ready else "starting"
+        services = tuple(ServiceStatus(p.name, p.state, p.pid, p.detail, p.restarts) for p in processes)
+        self._instance.write_status(
+            ServerStatus(
+                incarnation=self._incarnation,
+                phase=phase,
+                pid=os.getpid(),
+                url=self._settings.api_url,
+                log_file=str(self._settings.log_file),
+                started_at=self._started_at,
+                services=services,
+            )
+        )
+
+
+class _Names:
+    """The name server, opened anew if its thread should end, and other chores of the supervisor's process."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self._settings = settings
+        self._secret = identity.secret
+        self._server: NameServer | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep_open, name="housekeeping", daemon=True)
+
+    def open(self) -> None:
+        """Open it. Raises `PortInUse`."""
+        self._server = NameServer(self._settings, self._secret)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close it."""
+        self._closed.set()
+        self._thread.join()
+        if self._server is not None:
+            self._server.close()
+
+    def _keep_open(self) -> None:
+        while not self._closed.wait(_HOUSEKEEPING_S):
+            rotate(self._settings.log_file, self._settings.log_max_bytes)
+            if self._server is not None and not self._server.is_alive:
+                log.error("name server ended; opening it again")
+                try:
+                    self._server.close()
+                    self._server = NameServer(self._settings, self._secret)
+                except AutoGPTServerError as error:
+                    log.error("name server not opened: %s", error)  # noqa: TRY400 - tried again in a moment
+
+
+def _fail(error: AutoGPTServerError) -> ExitCode:
+    _say_error(str(error))
+    if error.code.startswith(("database_", "migration_")):
+        return ExitCode.DATABASE
+    return _EXIT_CODES.get(error.code, ExitCode.ERROR)
+
+
+def _say_error(message: str) -> None:
+    click.echo(f"app: {message}", err=True)
+
+
+def package_version() -> str:
+    """The version of this package, as installed."""
+    try:
+        return version("autogpt-server")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--env-file",
+    type=click.Path(path_type=Path),
+    help="Read settings from this file instead of .env in the working directory. The environment goes before either.",
+)
+@click.option(
+    "--detached", is_flag=True, help="Log to standard error only, which leads to the log file (for `cli start`)."
+)
+@click.version_option(package_version(), prog_name="autogpt_server")
+def main(env_file: Path | None, *, detached: bool) -> None:
+    """Run the agent graph server in the foreground.
+
+    Brings the database up to date, starts the services, prints the address and runs until Ctrl-C. A second Ctrl-C kills
+    everything at once. What can be set is listed in .env.example; `cli start` runs the server in the background.
+
+    Exit codes: 0 stopped as asked; 2 wrong usage; 10 wrong setting; 11 the database is in use by another server;
+    12 the database could not be migrated; 13 a port is in use; 14 not ready in time; 15 a service died again and again;
+    130 killed; 1 anything else.
+    """
+    # Lines appear when they are printed, also where standard output is a file.
+    cast("io.TextIOWrapper[Any]", sys.stdout).reconfigure(line_buffering=True)
+    try:
+        settings = load_settings(env_file)
+    except AutoGPTServerError as error:
+        sys.exit(_fail(error))
+    sys.exit(run_app(settings, detached=detached))
+
+
+if __name__ == "__main__":
+    main()
