@@ -1,0 +1,208 @@
+"""What becomes of each due time of a schedule: it gets a run, waits for one, or is skipped for a reason (rule S3). Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+
+from autogpt_server.data.schedule import CatchUp, OccurrenceStatus, Overlap
+from autogpt_server.execution.timing import Timing
+
+MISSED_AFTER = timedelta(seconds=60)
+"""An occurrence that is later than this was missed, and `catch_up` decides about it; up to here it is on time, whatever its schedule says."""
+
+CATCH_UP_LIMIT = 100
+"""How many missed occurrences `catch_up: all` runs, the latest ones."""
+
+WAITING_LIMIT = 100
+"""How many occurrences `overlap: queue` lets wait."""
+
+PASS_LIMIT = 1_000
+"""Due times of one schedule that are accounted for in one transaction."""
+
+ROW_LIMIT = 100_000
+"""About how many skipped occurrences of one outage are recorded one by one; those before them share a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of one due time."""
+
+    due: datetime
+    status: OccurrenceStatus
+    code: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a decision depends on besides the due times themselves."""
+
+    catch_up: CatchUp = CatchUp.LATEST
+    overlap: Overlap = Overlap.SKIP
+    active_run_id: str | None = None
+    """A run of this schedule that has not ended."""
+    waiting: int = 0
+    """Occurrences that wait for their run."""
+
+
+@dataclass(slots=True)
+class Accounting:
+    """The outcomes of the due times up to `accounted_until`, and when to look again."""
+
+    accounted_until: datetime
+    next_fire: datetime | None
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
+
+
+def account(timing: Timing, situation: Situation, *, after: datetime, now: datetime) -> Accounting:
+    """Decide about the due times in (after, now] that shall have fired by now, in their order.
+
+    If there are very many, only about the first ones: `next_fire` is then not later than `now`, and the next call goes on from
+    `accounted_until`. Nothing is decided twice as long as calls go on from there, wherever the clock jumps.
+    """
+    ready_until = _ready_until(timing, after, now)
+    oldest = next(timing.due_times(after=after, until=ready_until), None)
+    if oldest is None:
+        return Accounting(after, timing.next_fire(after=after))
+    first_to_run = _first_to_run(timing, situation.catch_up, oldest, ready_until, now)
+    pending = _take_pass(timing.due_times(after=after, until=ready_until), now)
+    missed = [due for due in pending if first_to_run is None or due < first_to_run]
+    accounting = Accounting(pending[-1], None)
+    summary = _summarize(missed, first_to_run or ready_until) if len(missed) == len(pending) else None
+    if summary is not None:
+        accounting.accounted_until, outcome = summary
+        accounting.outcomes.append(outcome)
+    else:
+        accounting.outcomes.extend(_missed(due, situation.catch_up, now) for due in missed)
+        accounting.outcomes.extend(_start(pending[len(missed) :], situation))
+    accounting.next_fire = timing.next_fire(after=accounting.accounted_until)
+    return accounting
+
+
+def abandon(timing: Timing, *, after: datetime, now: datetime, code: str, reason: str) -> list[Outcome]:
+    """The due times in (after, now] as skipped for one reason: a user has changed or paused the schedule before they were accounted for.
+
+    They share one row beyond `PASS_LIMIT`, because the change must not wait for them.
+    """
+    dues = list(islice(timing.due_times(after=after, until=now), PASS_LIMIT + 1))
+    if len(dues) > PASS_LIMIT:
+        return [
+            Outcome(
+                dues[0],
+                OccurrenceStatus.SKIPPED,
+                code,
+                f"{reason} The same holds for all later due times until {_text(now)}.",
+            )
+        ]
+    return [Outcome(due, OccurrenceStatus.SKIPPED, code, reason) for due in dues]
+
+
+def _ready_until(timing: Timing, after: datetime, now: datetime) -> datetime:
+    """Up to when due times have fired by now: jitter holds back the latest at most."""
+    if timing.jitter_s > 0:
+        latest = next(timing.latest_due_times(after=after, until=now), None)
+        if latest is not None and timing.fires_at(latest) > now:
+            return latest - timedelta(microseconds=1)
+    return now
+
+
+def _first_to_run(
+    timing: Timing, catch_up: CatchUp, oldest: datetime, ready_until: datetime, now: datetime
+) -> datetime | None:
+    """The due time from which on occurrences are started; None if there is none.
+
+    As long as nothing was missed that is the oldest. After an outage the policy decides, also about what is on time: `latest` means one run.
+    """
+    if now - timing.fires_at(oldest) <= MISSED_AFTER:
+        return oldest
+    latest_first = timing.latest_due_times(after=oldest - timedelta(microseconds=1), until=ready_until)
+    match catch_up:
+        case CatchUp.LATEST:
+            chosen = list(islice(latest_first, 1))
+        case CatchUp.ALL:
+            chosen = list(islice(latest_first, CATCH_UP_LIMIT))
+        case CatchUp.NONE:
+            chosen = list(_while_on_time(timing, latest_first, now))
+    return chosen[-1] if chosen else None
+
+
+def _while_on_time(timing: Timing, latest_first: Iterator[datetime], now: datetime) -> Iterator[datetime]:
+    for due in latest_first:
+        if now - timing.fires_at(due) > MISSED_AFTER:
+            return
+        yield due
+
+
+def _take_pass(dues: Iterator[datetime], now: datetime) -> list[datetime]:
+    """The first due times, and all if the others are recent: what was missed is judged in the same pass as what is on time after it."""
+    taken: list[datetime] = []
+    for due in dues:
+        if len(taken) >= PASS_LIMIT and now - due > MISSED_AFTER:
+            break
+        taken.append(due)
+    return taken
+
+
+def _summarize(missed: list[datetime], until: datetime) -> tuple[datetime, Outcome] | None:
+    """One outcome for the oldest due times of a very long outage: (accounted until, outcome); None if all of them can have a row each."""
+    if len(missed) < PASS_LIMIT:
+        return None
+    mean_gap = (missed[-1] - missed[0]) / (len(missed) - 1)
+    end = until - ROW_LIMIT * mean_gap
+    if end <= missed[-1]:
+        return None
+    count = round((end - missed[0]) / mean_gap)
+    reason = (
+        f"Missed, with all later due times until {_text(end)} (about {count:,} in all): the scheduler was not running."
+    )
+    return end, Outcome(missed[0], OccurrenceStatus.SKIPPED, "missed", reason)
+
+
+def _missed(due: datetime, catch_up: CatchUp, now: datetime) -> Outcome:
+    words = {
+        CatchUp.LATEST: "a later one took its place (catch_up: latest)",
+        CatchUp.ALL: f"only the latest {CATCH_UP_LIMIT} are made up for (catch_up: all)",
+        CatchUp.NONE: "missed ones are not made up for (catch_up: none)",
+    }
+    late = timedelta(seconds=round((now - due).total_seconds()))
+    return Outcome(
+        due, OccurrenceStatus.SKIPPED, "missed", f"Missed: the scheduler came to it {late} late, and {words[catch_up]}."
+    )
+
+
+def _start(dues: list[datetime], situation: Situation) -> Iterator[Outcome]:
+    """The outcomes of due times that shall run, one after the other."""
+    active = f"run {situation.active_run_id}" if situation.active_run_id is not None else None
+    waiting = situation.waiting
+    for due in dues:
+        if situation.overlap is Overlap.ALLOW or (active is None and waiting == 0):
+            yield Outcome(due, OccurrenceStatus.STARTED)
+        elif situation.overlap is Overlap.SKIP:
+            blocker = active or "an occurrence that waits"
+            yield Outcome(
+                due,
+                OccurrenceStatus.SKIPPED,
+                "overlap",
+                f"Skipped: {blocker} of this schedule had not ended (overlap: skip).",
+            )
+            continue
+        elif waiting < WAITING_LIMIT:
+            waiting += 1
+            yield Outcome(
+                due, OccurrenceStatus.WAITING, "overlap", "Waits until the runs before it have ended (overlap: queue)."
+            )
+        else:
+            yield Outcome(
+                due,
+                OccurrenceStatus.SKIPPED,
+                "queue_full",
+                f"Skipped: {WAITING_LIMIT} occurrences of this schedule wait already.",
+            )
+        active = active or f"the run due at {_text(due)}"
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
