@@ -199,6 +199,69 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
     _write_changes(connection, run.id, run.changes)
 
 
+def committed_seq(connection: sqlite3.Connection, run_id: str) -> tuple[int, int] | None:
+    """(epoch, seq) of a run as committed, or None if there is no such run."""
+    return connection.execute('SELECT "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """Which graph version a run performs, and where it stands."""
+
+    graph_id: str
+    graph_version: int
+    epoch: int
+    seq: int
+
+
+def run_key(connection: sqlite3.Connection, run_id: str) -> RunKey | None:
+    """The key of a run that has not ended, or None."""
+    row = connection.execute(
+        'SELECT "agentGraphId", "agentGraphVersion", "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
+        (run_id,),
+    ).fetchone()
+    return None if row is None else RunKey(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRun:
+    """A run that has something to do, and its owner if it has one."""
+
+    id: str
+    priority: int
+    worker_id: str | None
+
+
+def waiting_runs(connection: sqlite3.Connection) -> list[WaitingRun]:
+    """The runs that have begun or wait to begin, oldest first; not those that wait for time or a person."""
+    rows = connection.execute(
+        'SELECT "id", "priority", "workerId" FROM "AgentGraphExecution" WHERE "status" IN (\'QUEUED\', \'RUNNING\') ORDER BY "id"'
+    )
+    return [WaitingRun(*row) for row in rows]
+
+
+def abandon_run(
+    connection: sqlite3.Connection, run_id: str, *, epoch: int, seq: int, code: str, message: str, ended_at: str
+) -> bool:
+    """End a run that cannot be carried on with as FAILED; what had not ended is CANCELED.
+
+    False, and nothing written, unless the run is at `epoch` and `seq`.
+    """
+    cursor = connection.execute(
+        'UPDATE "AgentGraphExecution" SET "status" = \'FAILED\', "errorCode" = ?, "errorMessage" = ?, "endedAt" = ?, "workerId" = NULL, '
+        '"seq" = "seq" + 1 WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
+        (code, message, ended_at, run_id, epoch, seq),
+    )
+    if cursor.rowcount != 1:
+        return False
+    connection.execute(
+        'UPDATE "AgentNodeExecution" SET "status" = \'CANCELED\', "endedAt" = ?1, "seq" = ?2, "endedSeq" = ?2 '
+        'WHERE "agentGraphExecutionId" = ?3 AND "endedAt" IS NULL AND "status" <> \'INCOMPLETE\'',
+        (ended_at, seq + 1, run_id),
+    )
+    return True
+
+
 def _commit_run(connection: sqlite3.Connection, entry: RunCommit) -> CommitResult:
     connection.execute("SAVEPOINT run")
     try:

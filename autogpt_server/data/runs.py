@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autogpt_server.data.db import Database, from_db_time
 from autogpt_server.data.execution import NewRun, insert_run
 from autogpt_server.data.models import ErrorInfo, NodeExecution, Run, RunStats
+from autogpt_server.data.pins import MISSING, parse_parts, pick
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, NodeStatus, RunStatus
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -199,9 +200,9 @@ async def run_outputs(
 
     def read(connection: sqlite3.Connection) -> dict[str, list[Any]]:
         rows = connection.execute(
-            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND n."agentBlockId" IN (SELECT value FROM json_each(?)) '
-            'AND e."status" = \'COMPLETED\' ORDER BY e."ordinal", e."id"',
-            (run_id, json.dumps(list(output_block_ids))),
+            _SELECT_EXECUTIONS + ' JOIN json_each(?) b ON b."value" = n."agentBlockId" '
+            'WHERE e."agentGraphExecutionId" = ? AND e."status" = \'COMPLETED\' ORDER BY e."ordinal", e."id"',
+            (json.dumps(list(output_block_ids)), run_id),
         ).fetchall()
         outputs: dict[str, list[Any]] = {}
         for execution in _assemble(connection, rows, full=full):
@@ -315,29 +316,27 @@ def _read_values(
     connection: sqlite3.Connection, execution_ids: Sequence[str], *, full: bool
 ) -> Iterable[tuple[str, str, str, Any]]:
     """(execution id, role, pin, value): inputs as they came, then what conversion made of them, then outputs, each in order."""
-    shown = 'big."data"' if full else f'substr(big."data", 1, {PREVIEW_CHARS})'
     rows = connection.execute(
         'SELECT v."agentNodeExecutionId", v."role", v."name", v."sourcePart", coalesce(v."data", s."data"), big."hash", big."sizeBytes", '
-        f'CASE WHEN v."sourcePart" IS NULL THEN {shown} ELSE big."data" END '
+        'CASE WHEN ? OR v."sourcePart" IS NOT NULL THEN big."data" ELSE substr(big."data", 1, ?) END '
         'FROM "AgentNodeExecutionInputOutput" v '
-        'LEFT JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' AND s."ordinal" = v."sourceOrdinal" '
+        'LEFT JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' '
+        'AND s."ordinal" = v."sourceOrdinal" '
         'LEFT JOIN "AgentValue" big ON big."hash" = coalesce(v."valueHash", s."valueHash") '
         'WHERE v."agentNodeExecutionId" IN (SELECT value FROM json_each(?)) '
         'ORDER BY v."agentNodeExecutionId", CASE v."role" WHEN \'input\' THEN 0 WHEN \'converted\' THEN 1 ELSE 2 END, v."ordinal"',
-        (json.dumps(list(execution_ids)),),
+        (full, PREVIEW_CHARS, json.dumps(list(execution_ids))),
     )
     for execution_id, role, name, part, text, value_hash, size_bytes, large in rows:
         if value_hash is None or full or part is not None:
             value: Any = json.loads(text if value_hash is None else large)
-            yield execution_id, role, name, pick_part(value, part)
+            yield execution_id, role, name, _travelled(value, part)
         else:
             yield execution_id, role, name, {"$value": value_hash, "size": size_bytes, "preview": large}
 
 
-def pick_part(value: Any, part: str | None) -> Any:
-    """The part of an output that travelled; None where the output has changed so that it is not there (it cannot)."""
-    from autogpt_server.data.pins import MISSING, parse_parts, pick
-
+def _travelled(value: Any, part: str | None) -> Any:
+    """The part of an output that a link took."""
     if part is None:
         return value
     picked = pick(value, parse_parts(part))

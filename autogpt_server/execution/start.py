@@ -13,9 +13,19 @@ from autogpt_server.data.problems import InvalidGraph, InvalidRunInput, Problem
 from autogpt_server.execution.plan import Planner, RunLimits
 from autogpt_server.execution.state import RunState
 from autogpt_server.execution.topology import PlannedNode, Topology
+from autogpt_server.utils.settings import Settings
 
 VALUE_PIN = "value"
 """The pin of an agent-input node that takes the run's value."""
+
+
+def run_limits(settings: Settings) -> RunLimits:
+    """The limits of every run of this server."""
+    return RunLimits(
+        max_executions=settings.max_run_node_executions,
+        max_bytes=settings.max_run_bytes,
+        max_duration_s=settings.max_run_duration_s,
+    )
 
 
 def plan_start(

@@ -5,6 +5,7 @@ Made once per graph version and shared by all its runs; nothing in it changes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -81,6 +82,8 @@ class PlannedNode:
     out: Mapping[str, Sequence[OutLink]]
     """Output pin -> links that leave it, in the graph's order."""
     is_start: bool
+    runs_on_loop: bool
+    """Whether the block's `run` is async; else it is called in a thread."""
     watched: frozenset[str] = field(default=frozenset[str]())
     """Ancestor pins whose outputs are told apart here or further on (rule F8)."""
 
@@ -169,6 +172,7 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
             static_slots=tuple(name for name in names if (node.id, name) in statics),
             out=outgoing[node.id],
             is_start=not names or block.kind is BlockKind.INPUT,
+            runs_on_loop=inspect.isasyncgenfunction(block.run),
             watched=watched[position],
         )
 

@@ -72,6 +72,8 @@ class ProcessContext(ABC):
     """The name of this process among its siblings, as in `ExecutionManager` or `worker-2`."""
     incarnation: str
     """A new id each time the process is started."""
+    log_setup: LogSetup
+    """How this process logs; its own children should do the same."""
 
     @abstractmethod
     async def ready(self, detail: str = "") -> None:
@@ -204,6 +206,7 @@ class _ChildContext(ProcessContext):
     def __init__(self, spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
         self.name = spec.name
         self.incarnation = new_id()
+        self.log_setup = spec.log
         self._spec = spec
         self._pipe = pipe
         self._send_lock = threading.Lock()

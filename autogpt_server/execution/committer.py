@@ -1,0 +1,103 @@
+"""Writes what runs have done, many runs at a time (rules D2 and D3a).
+
+While one transaction is on its way to the disk, changes gather for the next: under load commits grow, at rest each is written at once. Nothing
+outside the worker hears of an event before the transaction that holds it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import Protocol
+
+from autogpt_server.data.db import Database
+from autogpt_server.data.engine import CommitUncertainError
+from autogpt_server.data.execution import CommitOutcome, CommitResult, RunCommit, commit, committed_seq
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+"""Pause after the database refused a whole transaction (disk full, I/O error)."""
+
+
+class Source(Protocol):
+    """A run whose changes have to be written."""
+
+    def cut(self) -> RunCommit | None:
+        """Take the changes since the last cut, as rows; None if there are none."""
+        ...
+
+    def written(self, entry: RunCommit, result: CommitResult) -> None:
+        """Learn what became of a cut."""
+        ...
+
+
+class Committer:
+    """The one writer of a worker."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._dirty: dict[Source, None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def changed(self, source: Source) -> None:
+        """The source has changes. Called on the loop."""
+        self._dirty[source] = None
+        self._idle.clear()
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Wait until everything is written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Write until canceled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            dirty, self._dirty = self._dirty, {}
+            cuts = [(source, entry) for source in dirty if (entry := source.cut()) is not None]
+            if cuts:
+                results = await self._write([entry for _, entry in cuts])
+                for (source, entry), result in zip(cuts, results, strict=True):
+                    source.written(entry, result)
+            if not self._dirty:
+                self._idle.set()
+
+    async def _write(self, batch: Sequence[RunCommit]) -> list[CommitResult]:
+        """Write a batch, however often it takes: what was cut must not be lost while this worker owns its runs."""
+        while True:
+            try:
+                return await self._db.write(lambda connection: commit(connection, batch))
+            except CommitUncertainError as error:
+                log.warning("commit may have failed, reading again", extra={"error": str(error)})
+                results = await self._what_became_of(batch)
+                if results is not None:
+                    return results
+            except sqlite3.Error as error:
+                # SQLITE_FULL, SQLITE_IOERR, SQLITE_READONLY, ...: runs pause here, nothing that depends on the commit goes on.
+                log.error("database refused a commit, trying again", extra={"error": str(error)})  # noqa: TRY400
+                await asyncio.sleep(_RETRY_S)
+
+    async def _what_became_of(self, batch: Sequence[RunCommit]) -> list[CommitResult] | None:
+        """The results of a transaction whose COMMIT raised, or None if it left nothing.
+
+        It is there as a whole or not at all. So if one run is where it was to be moved, the others that are not were refused.
+        """
+        while True:
+            try:
+                reached = await self._db.read(
+                    lambda connection: [committed_seq(connection, entry.run_id) for entry in batch]
+                )
+            except sqlite3.Error as error:
+                log.error("database cannot be read, trying again", extra={"error": str(error)})  # noqa: TRY400
+                await asyncio.sleep(_RETRY_S)
+                continue
+            moved = [position == (entry.epoch, entry.to_seq) for position, entry in zip(reached, batch, strict=True)]
+            if not any(moved):
+                return None
+            return [CommitResult(CommitOutcome.DONE if done else CommitOutcome.FENCED) for done in moved]

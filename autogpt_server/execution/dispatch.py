@@ -1,0 +1,83 @@
+"""Which run goes to which worker. Pure; the manager keeps it up to date. Everything here can be made again from the database by one sweep."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Bench:
+    """A worker that waits for runs."""
+
+    worker_id: str
+    room: int
+    given: list[str] = field(default_factory=list[str])
+
+
+class Dispatcher:
+    """Runs that wait, and runs that workers hold.
+
+    A run is in one place: it waits, or one worker holds it, or it is not known here. Higher priority goes first, then the older run (their ids
+    sort by time).
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, str]] = []
+        self._waiting: dict[str, int] = {}
+        self._holder: dict[str, str] = {}
+        self._held: dict[str, set[str]] = {}
+
+    def offer(self, run_id: str, priority: int) -> None:
+        """A run wants a worker. Offering it again, or while a worker holds it, changes nothing."""
+        if run_id in self._waiting or run_id in self._holder:
+            return
+        self._waiting[run_id] = priority
+        heapq.heappush(self._heap, (-priority, run_id))
+
+    def withdraw(self, run_id: str) -> None:
+        """A waiting run wants no worker any more."""
+        self._waiting.pop(run_id, None)
+
+    def done(self, worker_id: str, run_ids: Iterable[str]) -> None:
+        """A worker no longer holds these runs."""
+        for run_id in run_ids:
+            if self._holder.get(run_id) == worker_id:
+                del self._holder[run_id]
+                self._held[worker_id].discard(run_id)
+
+    def worker_died(self, worker_id: str) -> list[str]:
+        """Forget a worker; answers the runs that it held."""
+        held = sorted(self._held.pop(worker_id, ()))
+        for run_id in held:
+            del self._holder[run_id]
+        return held
+
+    def holder(self, run_id: str) -> str | None:
+        """The worker that holds the run."""
+        return self._holder.get(run_id)
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait."""
+        return len(self._waiting)
+
+    def assign(self, benches: Iterable[Bench]) -> None:
+        """Give waiting runs to workers that wait, one at a time to the one that holds the fewest."""
+        open_benches = [bench for bench in benches if bench.room > 0]
+        while open_benches and (run_id := self._next_waiting()) is not None:
+            bench = min(open_benches, key=lambda bench: len(self._held.get(bench.worker_id, ())))
+            bench.given.append(run_id)
+            bench.room -= 1
+            self._holder[run_id] = bench.worker_id
+            self._held.setdefault(bench.worker_id, set()).add(run_id)
+            if bench.room == 0:
+                open_benches.remove(bench)
+
+    def _next_waiting(self) -> str | None:
+        while self._heap:
+            _, run_id = heapq.heappop(self._heap)
+            if self._waiting.pop(run_id, None) is not None:
+                return run_id
+        return None

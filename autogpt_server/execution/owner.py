@@ -1,0 +1,202 @@
+"""One run in the hands of one worker: feeds events to its planner, has attempts performed and changes committed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from autogpt_server.data.block import Effects
+from autogpt_server.data.execution import CommitOutcome, CommitResult, RunCommit, RunSnapshot
+from autogpt_server.data.status import NodeStatus, RunStatus
+from autogpt_server.execution.attempts import Attempt, RunIds
+from autogpt_server.execution.gate import Gate
+from autogpt_server.execution.plan import Ended, Event, OwnerDied, Planner, Started, Todo, Yielded
+from autogpt_server.execution.rows import take_changes
+from autogpt_server.execution.state import Execution, RunState
+
+log = logging.getLogger(__name__)
+
+
+class Workshop(Protocol):
+    """What an owner needs of its worker."""
+
+    worker_id: str
+
+    def now(self) -> datetime: ...
+
+    def enqueue(self, owner: RunOwner, execution: Execution) -> None:
+        """Start the execution as soon as there is room, with `RunOwner.begin`."""
+        ...
+
+    def launch(self, attempt: Attempt) -> None:
+        """Call the block."""
+        ...
+
+    def report(self, owner: RunOwner, attempt: Attempt, event: Yielded | Ended) -> None:
+        """Bring an event to the loop. Called from any thread."""
+        ...
+
+    def discard(self, attempt: Attempt) -> None:
+        """An attempt that was to be launched will not be: its room is free."""
+        ...
+
+    def changed(self, owner: RunOwner) -> None:
+        """Have the owner's changes written soon."""
+        ...
+
+    def reached(self, owner: RunOwner) -> None:
+        """Events have become durable: whoever watches may be told."""
+        ...
+
+    def release(self, owner: RunOwner) -> None:
+        """The worker is done with the run: it has ended, waits, or belongs to another worker."""
+        ...
+
+    def abandon(self, entry: RunCommit, error: Exception | None) -> None:
+        """The database refused the run's rows: end it as failed."""
+        ...
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """What has happened since the last cut."""
+
+    values: int = 0
+    value_bytes: int = 0
+    progress: bool = False
+
+
+class RunOwner:
+    """A run while this worker performs it. Everything here runs on the worker's loop."""
+
+    def __init__(
+        self, workshop: Workshop, state: RunState, planner: Planner, snapshot: RunSnapshot, inline_value_bytes: int
+    ) -> None:
+        self.state = state
+        self.ids = RunIds(state.id, state.topology.graph_id, state.topology.version)
+        self.gate = Gate()
+        self._workshop = workshop
+        self._planner = planner
+        self._inline_value_bytes = inline_value_bytes
+        self._epoch = snapshot.epoch + 1
+        self._claimed = False
+        self._cut_seq = snapshot.seq
+        self.durable_seq = snapshot.seq
+        self._ahead = _Ahead()
+        self._in_flight = _Ahead()
+        self._attempts: dict[str, Attempt] = {}
+        self._waiting_for_commit: list[tuple[int, Attempt]] = []
+        self._is_gone = False
+
+    def take_up(self) -> None:
+        """Begin: carry on where the last owner, or the one who made the run, left off."""
+        if self._epoch > 1:
+            self.apply(OwnerDied(self._workshop.now()))
+        else:
+            self._perform(self._planner.resume())
+
+    def apply(self, event: Event) -> None:
+        """One event, and what follows from it."""
+        if self._is_gone:
+            return
+        if isinstance(event, Yielded):
+            self._ahead.values += 1
+            self._ahead.value_bytes += len(event.text)
+            self._ahead.progress = True
+        elif isinstance(event, Ended):
+            self._attempts.pop(event.execution_id, None)
+            self._ahead.progress = True
+        todo = self._planner.apply(event)
+        self._workshop.changed(self)
+        self._perform(todo)
+
+    def begin(self, execution: Execution) -> bool:
+        """There is room: start the attempt, unless the execution has been canceled meanwhile. Answers whether an attempt begins."""
+        if self._is_gone:
+            return False
+        self.apply(Started(execution.id, self._workshop.now()))
+        if execution.status is not NodeStatus.RUNNING:
+            return False
+        attempt = Attempt(execution, execution.attempt, self.ids, self.gate, self._report)
+        self._attempts[execution.id] = attempt
+        if execution.node.block.effects_for(execution.input or {}) is Effects.PURE:
+            self._workshop.launch(attempt)
+        else:  # what touches the outside starts only once it is on record that it was started
+            self._waiting_for_commit.append((self.state.seq, attempt))
+        return True
+
+    def _report(self, attempt: Attempt, event: Yielded | Ended) -> None:
+        self._workshop.report(self, attempt, event)
+
+    def cut(self) -> RunCommit | None:
+        """Take what has happened since the last cut (`committer.Source`)."""
+        if self._is_gone or self.state.seq == self._cut_seq:
+            return None
+        entry = RunCommit(
+            run_id=self.state.id,
+            epoch=self._epoch,
+            worker_id=self._workshop.worker_id,
+            from_seq=self._cut_seq,
+            to_seq=self.state.seq,
+            changes=take_changes(self.state, inline_value_bytes=self._inline_value_bytes),
+            claim=not self._claimed,
+            progress=self._ahead.progress,
+        )
+        self._claimed = True
+        self._cut_seq = self.state.seq
+        self._in_flight, self._ahead = self._ahead, _Ahead()
+        return entry
+
+    def written(self, entry: RunCommit, result: CommitResult) -> None:
+        """Learn what became of a cut (`committer.Source`)."""
+        self.gate.settle(self._in_flight.values, self._in_flight.value_bytes)
+        match result.outcome:
+            case CommitOutcome.DONE:
+                self._durable(entry.to_seq)
+            case CommitOutcome.FENCED:
+                log.warning("run has another owner, dropping it", extra={"run_id": self.state.id, "epoch": self._epoch})
+                self.drop()
+            case CommitOutcome.FAILED:
+                self.drop()
+                self._workshop.abandon(entry, result.error)
+
+    def stop_attempts(self) -> None:
+        """Ask all running attempts to end."""
+        for attempt in self._attempts.values():
+            attempt.stop()
+
+    def drop(self) -> None:
+        """Have nothing more to do with the run."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        for _, attempt in self._waiting_for_commit:
+            self._workshop.discard(attempt)
+        self._waiting_for_commit.clear()
+        self.stop_attempts()
+        self._workshop.release(self)
+
+    def _durable(self, seq: int) -> None:
+        self.durable_seq = seq
+        self._workshop.reached(self)
+        begun = [attempt for at, attempt in self._waiting_for_commit if at <= seq]
+        self._waiting_for_commit = [(at, attempt) for at, attempt in self._waiting_for_commit if at > seq]
+        for attempt in begun:
+            if attempt.stopped.is_set():
+                self._workshop.discard(attempt)
+                self.apply(Ended(attempt.execution.id, self._workshop.now(), stopped=True))
+            else:
+                self._workshop.launch(attempt)
+        is_over = self.state.status.is_terminal or self.state.status is RunStatus.WAITING
+        if is_over and self.durable_seq == self.state.seq:
+            self.drop()
+
+    def _perform(self, todo: Todo) -> None:
+        for execution in todo.stop:
+            attempt = self._attempts.get(execution.id)
+            if attempt is not None:
+                attempt.stop()
+        for execution in todo.start:
+            self._workshop.enqueue(self, execution)
