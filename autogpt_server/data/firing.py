@@ -118,12 +118,7 @@ async def releasable_schedules(db: Database, *, limit: int) -> list[DueSchedule]
     """Enabled schedules with occurrences that wait, and no active run."""
 
     def read(connection: sqlite3.Connection) -> list[DueSchedule]:
-        rows = connection.execute(
-            f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT DISTINCT "scheduleId" FROM "AgentScheduleOccurrence" WHERE "status" = \'WAITING\') AND s."isEnabled" = 1 '
-            f'AND {_ACTIVE_RUN} IS NULL ORDER BY "waitingSince" LIMIT ?',
-            (limit,),
-        )
-        return [_due_schedule(row) for row in rows]
+        return [_due_schedule(row) for row in connection.execute(_SELECT_RELEASABLE, (limit,))]
 
     return await db.read(read)
 
@@ -170,6 +165,10 @@ _SELECT_SITUATION = (
     f'ELSE (SELECT g."version" FROM {_VERSION} AND g."version" = s."agentGraphVersion") END, '
     f'{_ACTIVE_RUN}, (SELECT count(*) FROM {_WAITING}), (SELECT min(o."dueAt") FROM {_WAITING}) AS "waitingSince" '
     'FROM "AgentGraphExecutionSchedule" s'
+)
+_SELECT_RELEASABLE = (
+    f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT DISTINCT "scheduleId" FROM "AgentScheduleOccurrence" WHERE "status" = \'WAITING\') '  # noqa: S608
+    f'AND s."isEnabled" = 1 AND {_ACTIVE_RUN} IS NULL ORDER BY "waitingSince" LIMIT ?'
 )
 
 
