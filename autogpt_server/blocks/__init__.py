@@ -7,13 +7,13 @@ a broken or doubled block stops the import with a message that says what to fix.
 
 from collections.abc import Mapping
 
-from autogpt_server.blocks import basic, data, io, logic, reddit, text, time, web
+from autogpt_server.blocks import ai, basic, data, io, logic, reddit, text, time, web
 from autogpt_server.blocks._registry import collect
 from autogpt_server.data.block import Block
 
 __all__ = ["get_block", "get_blocks"]
 
-_FAMILIES = (basic, data, io, logic, reddit, text, time, web)
+_FAMILIES = (ai, basic, data, io, logic, reddit, text, time, web)
 
 _BLOCKS = collect(_FAMILIES)
 

@@ -31,8 +31,13 @@ def rename_pins(
 def uses_pin(node: NodeWiring, pins: Iterable[str]) -> bool:
     """Whether a default or an incoming link names one of these input pins or a part of one."""
     wanted = frozenset(pins)
+    return not wanted.isdisjoint(used_inputs(node))
+
+
+def used_inputs(node: NodeWiring) -> frozenset[str]:
+    """The input pins, without dynamic parts, that have a default or an incoming link."""
     names = [*node.defaults, *(link.sink_name for link in node.incoming)]
-    return any(parse_pin(name).base in wanted for name in names)
+    return frozenset(parse_pin(name).base for name in names)
 
 
 def split_link(link: PinLink, parts: Mapping[str, str]) -> list[PinLink]:

@@ -1,12 +1,12 @@
 """Blocks that make, match and join text."""
 
-import re as stdlib_re
+import re
 from typing import Any
 
 from autogpt_server.blocks._pattern import search
 from autogpt_server.blocks._template import render
 from autogpt_server.blocks._text import as_text
-from autogpt_server.blocks._upgrade import rename_pins, uses_pin
+from autogpt_server.blocks._upgrade import rename_pins, used_inputs, uses_pin
 from autogpt_server.data.block import (
     Block,
     BlockCategory,
@@ -18,7 +18,6 @@ from autogpt_server.data.block import (
     OutputSchema,
     SchemaField,
 )
-from autogpt_server.data.pins import parse_pin
 
 
 class FillTextTemplateBlock(Block):
@@ -68,13 +67,7 @@ class FillTextTemplateBlock(Block):
         defaults = dict(renamed.defaults)
         if isinstance(format_, str):
             defaults["format"] = _without_doubled_braces(format_)
-        if "values" not in defaults and not any(parse_pin(name).base == "values" for name in _input_names(renamed)):
-            defaults["values"] = {}
         return NodeWiring(defaults, renamed.incoming, renamed.outgoing)
-
-
-def _input_names(node: NodeWiring) -> list[str]:
-    return [*node.defaults, *(link.sink_name for link in node.incoming)]
 
 
 def _without_doubled_braces(format_: str) -> str:
@@ -84,7 +77,7 @@ def _without_doubled_braces(format_: str) -> str:
     """
     pieces: list[str] = []
     position = 0
-    for match in stdlib_re.finditer(r"\{\{\s*[^\W\d]\w*\s*\}\}", format_):
+    for match in re.finditer(r"\{\{\s*[^\W\d]\w*\s*\}\}", format_):
         pieces += [format_[position : match.start()].replace("{{", "{").replace("}}", "}"), match.group()]
         position = match.end()
     return "".join([*pieces, format_[position:].replace("{{", "{").replace("}}", "}")])
@@ -136,6 +129,9 @@ class MatchTextPatternBlock(Block):
         yield "positive" if found else "negative", input_data.text if input_data.data is None else input_data.data
 
 
+_NUMBERED = re.compile(r"input\d+", re.ASCII)
+
+
 class CombineTextsBlock(Block):
     id = "e30a4d42-7b7d-4e6a-b36e-1f9b8e3b7d85"
     description = "Joins texts into one."
@@ -160,10 +156,7 @@ class CombineTextsBlock(Block):
     @classmethod
     def upgrade(cls, node: NodeWiring) -> NodeWiring:
         """2024: one pin per text, `input1`, `input2`, ..."""
-        bases = {parse_pin(name).base for name in _input_names(node)}
         numbered = {
-            base: f"input_$_{digits}"
-            for base in bases
-            if (digits := base.removeprefix("input")) != base and digits.isdigit()
+            pin: f"input_$_{pin.removeprefix('input')}" for pin in used_inputs(node) if _NUMBERED.fullmatch(pin)
         }
         return rename_pins(node, inputs=numbered) if numbered else node
