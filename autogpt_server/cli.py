@@ -43,18 +43,6 @@ class CliContext:
         return load_settings(self.env_file)
 
 
-class CliError(click.ClickException):
-    """An error of ours as one line on standard error."""
-
-    def __init__(self, error: AutoGPTServerError) -> None:
-        super().__init__(" ".join(str(error).split()))
-        self.exit_code = exit_code_of(error)
-
-    def show(self, file: Any = None) -> None:
-        """Print it."""
-        click.echo(f"cli: {self.message}", file=file, err=file is None)
-
-
 def exit_code_of(error: AutoGPTServerError) -> int:
     """The exit code of a command that ends with `error`."""
     own = error.details.get("exit_code")
@@ -90,7 +78,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except AutoGPTServerError as error:
-            raise CliError(error) from error
+            click.echo(f"cli: {' '.join(str(error).split())}", err=True)
+            ctx.exit(exit_code_of(error))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

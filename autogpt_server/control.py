@@ -21,6 +21,9 @@ from autogpt_server.utils.logging import rotate
 from autogpt_server.utils.process import ORPHAN_GRACE_S, ExitCode
 from autogpt_server.utils.settings import Settings
 
+SERVER_COMMAND = (sys.executable, "-m", "autogpt_server.app")
+"""What is started; options follow."""
+
 _POLL_S = 0.05
 _KILL_LIMIT_S = 5.0
 _STATUS_LIMIT_S = 1.0
@@ -67,7 +70,7 @@ def start(settings: Settings, env_file: Path | None, progress: Callable[[str], N
     rotate(settings.log_file, settings.log_max_bytes)
     log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     begin = os.fstat(log_fd).st_size
-    command = [sys.executable, "-m", "autogpt_server.app", "--detached"]
+    command = [*SERVER_COMMAND, "--detached"]
     if env_file is not None:
         command += ["--env-file", str(env_file)]
     try:

@@ -51,58 +51,70 @@ class Settings(BaseSettings):
 
     # Database
     database_url: str = Field(
-        "file:./autogpt.db",
+        default="file:./autogpt.db",
         description="The SQLite database file, as `file:` and a path; a relative one starts at the working directory.",
     )
     sqlite_synchronous: Literal["FULL", "EXTRA", "NORMAL"] = Field(
-        "FULL",
+        default="FULL",
         description="SQLite's `synchronous`. FULL: what was committed survives a power failure. NORMAL is faster and covers "
         "the death of processes only.",
     )
     sqlite_busy_timeout_s: float = Field(
-        10.0, gt=0, le=300, description="How long a writer waits for another process's write to end, in seconds."
+        default=10.0,
+        gt=0,
+        le=300,
+        description="How long a writer waits for another process's write to end, in seconds.",
     )
 
     # API
     agent_server_host: str = Field(
-        "127.0.0.1", description="The address the API listens on. Anything but loopback needs API_KEYS."
+        default="127.0.0.1", description="The address the API listens on. Anything but loopback needs API_KEYS."
     )
-    agent_server_port: int = Field(8000, ge=1, le=65535, description="The port the API listens on.")
+    agent_server_port: int = Field(default=8000, ge=1, le=65535, description="The port the API listens on.")
     api_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
-        (), description="Keys that clients send as `X-API-Key`, with commas between them. Empty: no key is asked for."
+        default=(),
+        description="Keys that clients send as `X-API-Key`, with commas between them. Empty: no key is asked for.",
     )
     allowed_hosts: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (),
+        default=(),
         description="Host names besides the loopback ones under which the API may be reached, with commas between them.",
     )
-    max_request_bytes: int = Field(16 * MIB, ge=KIB, description="The largest request body the API accepts, in bytes.")
+    max_request_bytes: int = Field(
+        default=16 * MIB, ge=KIB, description="The largest request body the API accepts, in bytes."
+    )
 
     # Services
     pyro_host: str = Field(
-        "127.0.0.1",
+        default="127.0.0.1",
         description="The address the name server and the services listen on. Anything but loopback needs the PYRO_TLS_ settings.",
     )
     pyro_port: int = Field(
-        9090, ge=1, le=65535, description="The port of the name server; the services choose free ones."
+        default=9090, ge=1, le=65535, description="The port of the name server; the services choose free ones."
     )
-    pyro_tls_cert: Path | None = Field(None, description="PEM certificate that each service shows to the others.")
-    pyro_tls_key: Path | None = Field(None, description="PEM key of PYRO_TLS_CERT, without a password.")
-    pyro_tls_ca: Path | None = Field(None, description="PEM certificates of the authority that signed PYRO_TLS_CERT.")
+    pyro_tls_cert: Path | None = Field(
+        default=None, description="PEM certificate that each service shows to the others."
+    )
+    pyro_tls_key: Path | None = Field(default=None, description="PEM key of PYRO_TLS_CERT, without a password.")
+    pyro_tls_ca: Path | None = Field(
+        default=None, description="PEM certificates of the authority that signed PYRO_TLS_CERT."
+    )
     rpc_timeout_s: float = Field(
-        5.0, gt=0, le=600, description="How long a call from one service to another may take, in seconds."
+        default=5.0, gt=0, le=600, description="How long a call from one service to another may take, in seconds."
     )
     rpc_max_message_bytes: int = Field(
-        16 * MIB, ge=64 * KIB, description="The largest message between services, in bytes."
+        default=16 * MIB, ge=64 * KIB, description="The largest message between services, in bytes."
     )
 
     # Processes
-    num_graph_workers: int = Field(2, ge=1, le=256, description="How many worker processes perform runs.")
+    num_graph_workers: int = Field(default=2, ge=1, le=256, description="How many worker processes perform runs.")
     worker_threads: int = Field(
-        16, ge=1, le=1024, description="How many blocks with a plain `run` a worker process performs at once."
+        default=16, ge=1, le=1024, description="How many blocks with a plain `run` a worker process performs at once."
     )
-    start_limit_s: float = Field(60.0, gt=0, description="How long a service may take to become ready, in seconds.")
+    start_limit_s: float = Field(
+        default=60.0, gt=0, description="How long a service may take to become ready, in seconds."
+    )
     drain_limit_s: float = Field(
-        8.0,
+        default=8.0,
         gt=0,
         le=600,
         description="How long the processes together may take to finish what they do at a stop, in seconds.",
@@ -110,68 +122,74 @@ class Settings(BaseSettings):
 
     # Logs
     log_format: Literal["text", "json"] = Field(
-        "text", description="`text` for people, `json` for machines: one object a line."
+        default="text", description="`text` for people, `json` for machines: one object a line."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="What is logged: this level and above."
+        default="INFO", description="What is logged: this level and above."
     )
     log_dir: Path | None = Field(
-        None, description="The folder for `server.log`. Default: `logs` in the folder beside the database file."
+        default=None, description="The folder for `server.log`. Default: `logs` in the folder beside the database file."
     )
     log_max_bytes: int = Field(
-        32 * MIB,
+        default=32 * MIB,
         ge=64 * KIB,
         description="At this size, in bytes, the log is moved to `server.log.1` (of which 5 are kept).",
     )
 
     # Limits
-    max_graph_nodes: int = Field(10_000, ge=1, description="The largest number of nodes in a graph.")
-    max_graph_bytes: int = Field(8 * MIB, ge=KIB, description="The largest graph, as JSON, in bytes.")
+    max_graph_nodes: int = Field(default=10_000, ge=1, description="The largest number of nodes in a graph.")
+    max_graph_bytes: int = Field(default=8 * MIB, ge=KIB, description="The largest graph, as JSON, in bytes.")
     inline_value_bytes: int = Field(
-        256 * KIB, ge=KIB, description="Values larger than this many bytes are stored apart and shown as a preview."
+        default=256 * KIB,
+        ge=KIB,
+        description="Values larger than this many bytes are stored apart and shown as a preview.",
     )
-    max_value_bytes: int = Field(32 * MIB, ge=KIB, description="The largest single value in a run, in bytes.")
+    max_value_bytes: int = Field(default=32 * MIB, ge=KIB, description="The largest single value in a run, in bytes.")
     max_run_bytes: int = Field(
-        1024 * MIB, ge=KIB, description="The most that all values of one run may take, in bytes."
+        default=1024 * MIB, ge=KIB, description="The most that all values of one run may take, in bytes."
     )
     max_run_node_executions: int = Field(
-        1_000_000, ge=1, description="At this many node executions a run ends as FAILED, `limit_exceeded`."
+        default=1_000_000, ge=1, description="At this many node executions a run ends as FAILED, `limit_exceeded`."
     )
     max_run_duration_s: float = Field(
-        7 * 24 * 3600.0,
+        default=7 * 24 * 3600.0,
         gt=0,
         description="A run ends as FAILED after this many seconds, not counting those spent WAITING.",
     )
-    max_run_depth: int = Field(10, ge=1, description="How deep runs may start runs.")
+    max_run_depth: int = Field(default=10, ge=1, description="How deep runs may start runs.")
 
     # What blocks reach
     outgoing_allow_private: bool = Field(
-        False,
+        default=False,
         description="Whether blocks may reach private, loopback and link-local addresses: the server's own network.",
     )
     outgoing_allowed_hosts: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        ("localhost:11434",),
+        default=("localhost:11434",),
         description="Hosts (`name` or `name:port`) that blocks may reach wherever they are, with commas between them. "
         "The default is where Ollama listens.",
     )
     outgoing_timeout_s: float = Field(
-        60.0, gt=0, le=3600, description="How long one web request of a block may take, in seconds."
+        default=60.0, gt=0, le=3600, description="How long one web request of a block may take, in seconds."
     )
     outgoing_max_bytes: int = Field(
-        16 * MIB, ge=KIB, description="The largest answer to a web request that a block reads, in bytes."
+        default=16 * MIB, ge=KIB, description="The largest answer to a web request that a block reads, in bytes."
     )
     openai_api_key: SecretStr | None = Field(
-        None, description="The key for OPENAI_BASE_URL where a node has no credentials of its own."
+        default=None, description="The key for OPENAI_BASE_URL where a node has no credentials of its own."
     )
     openai_base_url: str = Field(
-        "https://api.openai.com/v1",
+        default="https://api.openai.com/v1",
         description="The OpenAI-compatible API that AI blocks call for credentials of the provider `openai`.",
     )
     llm_timeout_s: float = Field(
-        300.0, gt=0, le=3600, description="How long one answer of a language model may take, in seconds."
+        default=300.0, gt=0, le=3600, description="How long one answer of a language model may take, in seconds."
     )
-    reddit_url: str = Field("https://www.reddit.com", description="Where Reddit blocks get their access tokens.")
-    reddit_oauth_url: str = Field("https://oauth.reddit.com", description="Where Reddit blocks send their requests.")
+    reddit_url: str = Field(
+        default="https://www.reddit.com", description="Where Reddit blocks get their access tokens."
+    )
+    reddit_oauth_url: str = Field(
+        default="https://oauth.reddit.com", description="Where Reddit blocks send their requests."
+    )
 
     # -- where things are -------------------------------------------------
 
