@@ -21,6 +21,7 @@ import pydantic
 import pydantic.fields
 
 from autogpt_server.data.block import BlockSchema
+from autogpt_server.data.pins import json_kind
 from autogpt_server.utils.errors import AutoGPTServerError
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
@@ -131,8 +132,8 @@ def input_converter(schema: type[BlockSchema]) -> InputConverter:
 def describe_value(value: Any) -> str:
     """A short description of a value for an error message."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    kind = _json_kind(value)
-    return f"{kind} {text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}"
+    kind = "" if value is None else f"{json_kind(value)} "
+    return f"{kind}{text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}"
 
 
 def _pin_converter(schema: type[BlockSchema], pin: str, info: pydantic.fields.FieldInfo) -> PinConverter:
@@ -236,7 +237,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _list_candidates(value: Any, item: Any) -> Iterator[list[Any]]:
-    sources = [value] if isinstance(value, list) else list(_json_candidates(value))
+    sources: list[Any] = [value] if isinstance(value, list) else list(_json_candidates(value))
     for source in sources:
         if isinstance(source, list):
             items = [_item(entry, item) for entry in cast("list[Any]", source)]
@@ -246,7 +247,7 @@ def _list_candidates(value: Any, item: Any) -> Iterator[list[Any]]:
 
 
 def _dict_candidates(value: Any, item: Any) -> Iterator[dict[str, Any]]:
-    sources = [value] if isinstance(value, dict) else list(_json_candidates(value))
+    sources: list[Any] = [value] if isinstance(value, dict) else list(_json_candidates(value))
     for source in sources:
         if isinstance(source, dict):
             yield {key: _item(entry, item) for key, entry in cast("dict[str, Any]", source).items()}
@@ -284,17 +285,3 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
         "boolean": "true or false",
         "null": "null",
     }.get(str(kind), "any value")
-
-
-def _json_kind(value: Any) -> str:
-    if value is None:
-        return ""
-    kinds = {
-        bool: "the boolean",
-        int: "the number",
-        float: "the number",
-        str: "the text",
-        list: "the list",
-        dict: "the object",
-    }
-    return kinds.get(type(value), type(value).__name__)

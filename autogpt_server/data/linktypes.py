@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from autogpt_server.data.pins import Part, PartKind
 
 Schema = Mapping[str, Any]
 ANYTHING: Schema = {}
-_KINDS = ("string", "integer", "number", "boolean", "null", "array", "object")
 _MAX_DEPTH = 20
 
 
@@ -54,7 +53,7 @@ def part_schema(schema: Schema, parts: tuple[Part, ...], definitions: Schema = A
                 if known is not None:
                     found.append(known)
                 elif extra is not False:
-                    found.append(extra if isinstance(extra, Mapping) else ANYTHING)
+                    found.append(cast("Schema", extra) if isinstance(extra, Mapping) else ANYTHING)
         if not found:
             return None
         schema = found[0] if len(found) == 1 else {"anyOf": found}
@@ -74,7 +73,7 @@ def _branches(schema: Schema, definitions: Schema) -> Iterator[Schema]:
         return
     kind = schema.get("type")
     if isinstance(kind, list):
-        for name in kind:
+        for name in cast("list[str]", kind):
             yield {**schema, "type": name}
     elif kind is None and ("enum" in schema or "const" in schema):
         for kind_name in {_kind_of(value) for value in schema.get("enum", [schema.get("const")])}:
@@ -136,5 +135,10 @@ def _is_narrow(schema: Schema) -> bool:
 def _kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
-    kinds = {str: "string", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"}
-    return kinds.get(type(value), _KINDS[0])
+    for kind, name in _TYPE_NAMES.items():
+        if isinstance(value, kind):
+            return name
+    return "null"
+
+
+_TYPE_NAMES: Mapping[type, str] = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from autogpt_server.utils.errors import AutoGPTServerError
 
@@ -181,8 +181,8 @@ class _Slot:
         if value is MISSING or value is None:
             value = []
         if not isinstance(value, list):
-            raise PinMergeError(f"Pin {pin!r} gets list parts, but its value is {_kind_of(value)}, not a list.", pin)
-        items: list[Any] = [*value]  # pyright: ignore[reportUnknownVariableType]
+            raise PinMergeError(f"Pin {pin!r} gets list parts, but its value is {json_kind(value)}, not a list.", pin)
+        items = [*cast("list[Any]", value)]
         for index in sorted(int(key) for key in self.parts):
             part = self.parts[index]
             if index < len(items):
@@ -196,7 +196,7 @@ class _Slot:
             value = {}
         if not isinstance(value, dict):
             raise PinMergeError(
-                f"Pin {pin!r} gets parts by key, but its value is {_kind_of(value)}, not an object.", pin
+                f"Pin {pin!r} gets parts by key, but its value is {json_kind(value)}, not an object.", pin
             )
         entries: dict[str, Any] = {**value}
         for key, part in self.parts.items():
@@ -204,14 +204,19 @@ class _Slot:
         return entries
 
 
-def _kind_of(value: Any) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
-    return names.get(type(value), type(value).__name__)
+def json_kind(value: Any) -> str:
+    """What kind of JSON value this is, in words: "a list"."""
+    for kind, words in _KINDS.items():
+        if isinstance(value, kind):
+            return words
+    return "null" if value is None else "something that is no JSON"
+
+
+_KINDS: Mapping[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "the text",
+    bool: "the boolean",
+    int: "the number",
+    float: "the number",
+}

@@ -18,6 +18,7 @@ from autogpt_server.utils.errors import AutoGPTServerError
 
 if TYPE_CHECKING:
     from prisma.models import AgentGraphExecution
+    from prisma.types import AgentGraphExecutionWhereInput
 
 PREVIEW_CHARS = 200
 """How much of a large value is shown instead of it."""
@@ -93,15 +94,12 @@ async def list_runs(
 ) -> list[Run]:
     """The runs of a graph, all versions, newest first; `before_id` is the last id of the page before."""
     wanted = [status.value for status in statuses]
-    rows = await db.client.agentgraphexecution.find_many(
-        where={
-            "agentGraphId": graph_id,
-            **({"id": {"lt": before_id}} if before_id is not None else {}),
-            **({"status": {"in": wanted}} if wanted else {}),
-        },
-        order={"id": "desc"},
-        take=limit,
-    )
+    where: AgentGraphExecutionWhereInput = {"agentGraphId": graph_id}
+    if before_id is not None:
+        where["id"] = {"lt": before_id}
+    if wanted:
+        where["status"] = {"in": wanted}
+    rows = await db.client.agentgraphexecution.find_many(where=where, order={"id": "desc"}, take=limit)
     return [_run_of(row) for row in rows]
 
 

@@ -121,7 +121,9 @@ class Performer:
 
     def _yielded(self, execution: Execution, block: Block, item: Any) -> Yielded:
         if not isinstance(item, tuple) or len(cast("tuple[Any, ...]", item)) != 2:
-            raise BlockError(f"The block must yield pairs (pin, value); it yielded {type(item).__name__}.")
+            raise BlockError(
+                f"The block must yield pairs (pin, value); it yielded {type(cast('object', item)).__name__}."
+            )
         pin, value = cast("tuple[Any, Any]", item)
         if pin == ERROR_PIN:
             raise BlockError(value if isinstance(value, str) else json.dumps(value))

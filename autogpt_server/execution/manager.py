@@ -61,7 +61,7 @@ class ExecutionManager(ManagerInterface, AppService):
         self._loop = asyncio.get_running_loop()
         supervisor = Supervisor(
             [self._worker_spec(number, context) for number in range(1, self.settings.num_graph_workers + 1)],
-            on_event=lambda event: self._loop.call_soon_threadsafe(self._on_worker_event, event),
+            on_event=self._pass_worker_event,
             drain_limit_s=self.settings.drain_limit_s,
         )
         async with await Database.open(self.settings) as db:
@@ -120,6 +120,9 @@ class ExecutionManager(ManagerInterface, AppService):
             drain_limit_s=self.settings.drain_limit_s,
             hung_limit_s=HUNG_S,
         )
+
+    def _pass_worker_event(self, event: ProcessEvent) -> None:
+        self._loop.call_soon_threadsafe(self._on_worker_event, event)
 
     def _on_worker_event(self, event: ProcessEvent) -> None:
         if event.kind is EventKind.READY:

@@ -131,7 +131,7 @@ def _restore_token(entry: StoredInput, nodes: Mapping[str, PlannedNode]) -> Toke
         source.ordinal,
         source.part,
         {
-            **_origins(source.origins),
+            **(_origins(source.origins) or {}),
             output_key(nodes[source.node_id].index, source.pin): (source.execution_id, source.ordinal),
         },
         source.execution_id if source.is_error else None,
