@@ -92,10 +92,8 @@ def _best(source: Schema, sinks: list[Schema], definitions: Schema, depth: int) 
 
 def _pair(source: Schema, sink: Schema, definitions: Schema, depth: int) -> LinkVerdict:
     given, wanted = source.get("type"), sink.get("type")
-    if wanted is None:
-        return LinkVerdict.FITS
-    if given is None:
-        return LinkVerdict.DOUBTFUL
+    if wanted is None or given is None:
+        return LinkVerdict.FITS if wanted is None else LinkVerdict.DOUBTFUL
     if given == wanted or (given == "integer" and wanted == "number"):
         return _same_kind(source, sink, definitions, depth)
     if given in ("integer", "number") and wanted == "string":
