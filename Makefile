@@ -39,8 +39,8 @@ bench: setup ## run the benchmarks; make bench ARGS=engine selects one
 setup: ## install everything for development, without running anything
 	@$(PYTHON_SCRIPT) scripts/bootstrap.py dev
 
-generate: ## generate the Prisma client, as run and test do by themselves whenever schema.prisma changed
-	@$(PYTHON_SCRIPT) scripts/bootstrap.py run
+generate: ## generate the Prisma client anew; run and test do it by themselves when schema.prisma changed
+	@$(PYTHON_SCRIPT) scripts/bootstrap.py run --generate
 
 migration: setup ## write migrations/<time>_NAME/migration.sql from what changed in schema.prisma; make migration name=NAME
 	@$(VENV)/python scripts/migration.py new "$(name)"

@@ -44,6 +44,7 @@ LOGS = TOOLS / "logs"
 ENGINE = ROOT / "autogpt_server" / "data" / "engine"
 
 GROUPS = {"run": "main", "dev": "main,dev"}  # of poetry.lock
+GENERATED = ("Prisma client", "query compiler")  # the steps that `make generate` does in any case
 SUPPORTED = ((3, 11), (3, 13))
 STEP_TIMEOUT_S = 1800.0  # a step on a slow line; pip and npm limit each request themselves
 LOG_TAIL_LINES = 25
@@ -79,8 +80,8 @@ class Step:
         except OSError:
             return False
 
-    def perform(self) -> None:
-        if self.is_done():
+    def perform(self, *, again: bool = False) -> None:
+        if self.is_done() and not again:
             return
         self.stamp.unlink(missing_ok=True)
         print(f"setup: {self.name} ...", flush=True)
@@ -260,13 +261,14 @@ def alone() -> Generator[None, None, None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make a fresh clone ready.")
     parser.add_argument("profile", choices=["poetry", *GROUPS], help="how far to go; poetry stops at that step")
-    profile: str = parser.parse_args().profile
+    parser.add_argument("--generate", action="store_true", help="generate anew even what seems up to date")
+    arguments = parser.parse_args()
     name = "preparing"
     try:
         with alone():
-            for step in steps(profile):
+            for step in steps(arguments.profile):
                 name = step.name
-                step.perform()
+                step.perform(again=arguments.generate and name in GENERATED)
     except (StepError, node_tool.NodeMissingError, OSError) as error:
         print(f"setup: {name} failed: {error}", file=sys.stderr)
         return 1
