@@ -104,8 +104,18 @@ def client_error(error: QueryError, classes: ErrorClasses) -> Exception:
     name = _CLASS_OF_CODE.get(error.code, "DataError")
     if error.meta.get("kind") in _FIELD_NOT_FOUND_KINDS:
         name = "FieldNotFoundError"
+    elif name == "FieldNotFoundError" and not _misses_field(error.meta):
+        name = "DataError"  # P2009 is any query that does not fit the schema; Prisma's message says what is wrong
     cls: type[Exception] = getattr(classes, name)
     return cls(data)
+
+
+def _misses_field(meta: Mapping[str, Any]) -> bool:
+    """Whether all that is wrong (``Union``: with each type that an argument may have) is the name of a field."""
+    if meta.get("kind") != "Union":
+        return False
+    errors: list[Mapping[str, Any]] = meta.get("errors", [])
+    return any(error.get("kind") in _FIELD_NOT_FOUND_KINDS for error in errors)
 
 
 def sqlite_query_error(error: sqlite3.Error) -> QueryError:

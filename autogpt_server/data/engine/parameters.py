@@ -20,29 +20,33 @@ enum        its values                 TEXT, the mapped name where the schema ha
 
 The storage forms are those of Prisma's SQLite adapters (``mapArg`` in ``@prisma/adapter-better-sqlite3``), the names of
 the placeholder types those of ``parameterization/parameterize.ts`` of ``@prisma/client-engine-runtime`` 7.10.0. A value
-that does not fit its field stays in the text: the query compiler then refuses it with Prisma's own message. Where the
-compiler would take it although SQLite cannot hold it, it is refused here.
+that does not fit its field is refused here (the compiler would take 1.5 for an Int, and 2**40); what is no scalar at all
+stays in the text, for the compiler to judge.
 """
 
 import datetime as dt
 import json
 import math
 from base64 import b64decode
-from collections.abc import Callable, Mapping
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeGuard, cast
 
 from autogpt_server.data.engine.errors import QueryError
 from autogpt_server.data.engine.schema import DataModel, Field
 
 SqliteValue = str | int | float | bytes | None
+ParameterValue = SqliteValue | list[SqliteValue]
 
 INT32: Final = range(-(2**31), 2**31)
 INT64: Final = range(-(2**63), 2**63)
 
-_UNFIT: Final = object()
-"""What an encoder answers for a Python value that is not of the field's type."""
+
+class JsonValue(Protocol):
+    """``Json`` of a generated client (each generated package has a class of its own)."""
+
+    data: Any
 
 
 class Parameters:
@@ -54,51 +58,54 @@ class Parameters:
         The compiler turns an upsert into a single ``INSERT ... ON CONFLICT`` when the unique value it looks for and the
         one it would create are the same placeholder. For anything else sharing would only multiply shapes.
         """
-        self.values: dict[str, SqliteValue | list[SqliteValue]] = {}
-        self._enums = datamodel.enums
+        self.values: dict[str, ParameterValue] = {}
+        self._datamodel = datamodel
         self._shared: dict[tuple[str, SqliteValue], str] | None = {} if share_equal else None
 
     def scalar(self, field: Field, value: object) -> object:
-        """``value`` of ``field`` as it appears in the request's text: a placeholder, or itself if it does not fit."""
+        """``value`` of ``field`` as it appears in the request's text: a placeholder, or null.
+
+        Raises:
+            QueryError: P2019 or P2033, it does not fit the field.
+        """
         if value is None:
             return None
         encoded = self._encode(field, value)
-        if encoded is _UNFIT:
-            return literal(value)
-        return self._placeholder(encoded, self._type_name(field))
+        kind = self._type_name(field)
+        name = f"p{len(self.values)}"
+        if self._shared is not None:
+            name = self._shared.setdefault((kind, encoded), name)
+        self.values[name] = encoded
+        return {"$type": "Param", "value": {"name": name, "type": kind}}
 
     def scalars(self, field: Field, values: object) -> object:
         """The list of an ``in`` or ``not_in`` as one placeholder, so that its length is no part of the shape."""
-        if not isinstance(values, list | tuple | set | frozenset) or not values:
-            return literal(values)
-        encoded = [_UNFIT if value is None else self._encode(field, value) for value in values]
-        if any(value is _UNFIT for value in encoded):
-            return literal(values)
+        if not isinstance(values, list | tuple | set | frozenset):
+            raise _refused(field, f"a list of values was expected, not {_shown(values)}")
+        items = cast("Iterable[object]", values)
+        encoded = [self._encode(field, value) for value in items]
+        if not encoded:
+            return []
         name = f"p{len(self.values)}"
         self.values[name] = encoded
-        return {
-            "$type": "Param",
-            "value": {"name": name, "type": "List", "inner": {"type": self._type_name(field)}},
-        }
+        return {"$type": "Param", "value": {"name": name, "type": "List", "inner": {"type": self._type_name(field)}}}
 
-    def _encode(self, field: Field, value: object) -> Any:
+    def _encode(self, field: Field, value: object) -> SqliteValue:
         encoder = _ENCODERS.get(field.type)
         if encoder is not None:
             return encoder(field, value)
-        enum = self._enums.get(field.type)
-        if enum is not None and isinstance(value, str):
-            return enum.values.get(str.__str__(value), _UNFIT)
-        return _UNFIT
+        enum = self._datamodel.enums.get(field.type)
+        if enum is None:
+            raise _refused(field, "this engine does not know the type")
+        stored = enum.values.get(str.__str__(value)) if isinstance(value, str) else None
+        if stored is None:
+            raise _refused(field, f"{_shown(value)} is none of {', '.join(enum.values)}")
+        return stored
 
     def _type_name(self, field: Field) -> str:
-        return "Enum" if field.type in self._enums else field.type
-
-    def _placeholder(self, value: SqliteValue, type_name: str) -> dict[str, object]:
-        name = f"p{len(self.values)}"
-        if self._shared is not None:
-            name = self._shared.setdefault((type_name, value), name)
-        self.values[name] = value
-        return {"$type": "Param", "value": {"name": name, "type": type_name}}
+        if field.type == "Decimal":  # the compiler has no placeholder of its own for it
+            return "Float"
+        return "Enum" if field.type in self._datamodel.enums else field.type
 
 
 def literal(value: object) -> object:
@@ -107,26 +114,24 @@ def literal(value: object) -> object:
         return {"$type": "DateTime", "value": datetime_text(value)}
     if isinstance(value, Decimal):
         return {"$type": "Decimal", "value": str(value)}
-    if isinstance(value, bytes):
-        raise TypeError("bytes are passed as prisma.Base64: Base64.encode(data)")
-    if isinstance(value, Mapping):
-        return {key: literal(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [literal(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if is_json(value):
-        return {"$type": "Json", "value": _json_text(value)}
+        return {"$type": "Json", "value": dumps_json(value.data)}
     if is_base64(value):
         return {"$type": "Bytes", "value": str(value)}
+    if isinstance(value, Mapping):
+        return {key: literal(item) for key, item in cast("Mapping[str, object]", value).items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [literal(item) for item in cast("Iterable[object]", value)]
     return value
 
 
-def is_json(value: object) -> bool:
-    """Whether ``value`` is a ``Json`` of a generated client (each generated package has a class of its own)."""
+def is_json(value: object) -> TypeGuard[JsonValue]:
+    """Whether ``value`` is a ``Json`` of a generated client."""
     return any(cls.__name__ == "Json" and hasattr(value, "data") for cls in type(value).__mro__)
 
 
 def is_base64(value: object) -> bool:
-    """Whether ``value`` is a ``Base64`` of a generated client."""
+    """Whether ``value`` is a ``Base64`` of a generated client; its text is then ``str(value)``."""
     return type(value).__name__ == "Base64" and hasattr(value, "decode_str")
 
 
@@ -140,111 +145,132 @@ def datetime_text(value: dt.datetime) -> str:
 
 
 def dumps_json(data: object) -> str:
-    """JSON text of the payload of a ``Json``; like the stock client's, but never NaN, which is no JSON."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, default=_json_default)
+    """JSON text of the payload of a ``Json``, as the stock client writes it.
+
+    Raises:
+        QueryError: it holds NaN or an infinity, which are no JSON.
+    """
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False, default=_json_default)
+    except ValueError as error:
+        raise QueryError("P2019", f"Input error. A Json value cannot be stored: {error}") from error
 
 
 def _json_default(value: object) -> object:
     if isinstance(value, dt.datetime):
         return datetime_text(value)
-    if isinstance(value, Decimal):
-        return str(value)
     if is_json(value):
-        return value.data  # type: ignore[attr-defined]  # pyright: ignore
-    if is_base64(value):
+        return value.data
+    if isinstance(value, Decimal) or is_base64(value):
         return str(value)
     raise TypeError(f"Type {type(value)} not serializable")
-
-
-def _json_text(value: Any) -> str:
-    try:
-        return dumps_json(value.data)
-    except ValueError as error:
-        raise QueryError("P2019", f"Input error. A Json value cannot be stored: {error}") from error
 
 
 def _refused(field: Field, why: str) -> QueryError:
     return QueryError("P2019", f"Input error. Field `{field.name}` of type {field.type}: {why}")
 
 
-def _string(_: Field, value: object) -> Any:
-    return str.__str__(value) if isinstance(value, str) else _UNFIT
+def _unfit(field: Field, value: object, wanted: str) -> QueryError:
+    return _refused(field, f"{wanted} was expected, not {_shown(value)}")
 
 
-def _int(field: Field, value: object) -> Any:
+def _shown(value: object) -> str:
+    """A value in a message: its type, and its beginning unless it may be long or secret."""
+    if isinstance(value, str | bytes):
+        return f"{type(value).__name__} of length {len(value)}"
+    text = repr(value) if isinstance(value, int | float | Decimal) else ""
+    return f"{type(value).__name__} {text[:40]}".strip()
+
+
+def _string(field: Field, value: object) -> str:
+    if not isinstance(value, str):
+        raise _unfit(field, value, "str")
+    return str.__str__(value)
+
+
+def _integer(field: Field, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        return _UNFIT
-    if value not in INT32:
-        raise QueryError(
-            "P2033",
-            f"Unable to fit integer value {value} of field `{field.name}` into an INT4 (32-bit signed integer).",
-        )
+        raise _unfit(field, value, "int")
     return int(value)
 
 
-def _bigint(field: Field, value: object) -> Any:
-    if not isinstance(value, int) or isinstance(value, bool):
-        return _UNFIT
-    if value not in INT64:
-        raise QueryError("P2033", f"Unable to fit integer value {value} of field `{field.name}` into 64 bits.")
-    return int(value)
+def _int(field: Field, value: object) -> int:
+    number = _integer(field, value)
+    if number not in INT32:
+        message = f"Unable to fit integer value {number} of field `{field.name}` into an INT4 (32-bit signed integer)."
+        raise QueryError("P2033", message)
+    return number
 
 
-def _float(field: Field, value: object) -> Any:
+def _bigint(field: Field, value: object) -> int:
+    number = _integer(field, value)
+    if number not in INT64:
+        raise QueryError("P2033", f"Unable to fit integer value {number} of field `{field.name}` into 64 bits.")
+    return number
+
+
+def _float(field: Field, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        return _UNFIT
+        raise _unfit(field, value, "float")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise _refused(field, f"{value} is no number that SQLite can store")
+        raise _refused(field, f"{_shown(value)} is no number that SQLite can store")
     return number
 
 
-def _decimal(field: Field, value: object) -> Any:
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
-        return _UNFIT
-    exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+def _decimal(field: Field, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
+        raise _unfit(field, value, "Decimal")
+    try:
+        exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    except InvalidOperation:
+        raise _unfit(field, value, "Decimal") from None
     number = float(exact) if exact.is_finite() else math.inf
     if not math.isfinite(number) or Decimal(repr(number)) != exact:
         raise _refused(field, f"{exact} has more digits than SQLite keeps of a number (about 15); store it as text")
     return number
 
 
-def _boolean(_: Field, value: object) -> Any:
-    return int(value) if isinstance(value, bool) else _UNFIT
+def _boolean(field: Field, value: object) -> int:
+    if not isinstance(value, bool):
+        raise _unfit(field, value, "bool")
+    return int(value)
 
 
-def _datetime(_: Field, value: object) -> Any:
+def _datetime(field: Field, value: object) -> str:
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)
-        except ValueError:
-            return _UNFIT
-    return datetime_text(value) if isinstance(value, dt.datetime) else _UNFIT
+        except ValueError as error:
+            raise _refused(field, f"the text is no time: {error}") from error
+    if not isinstance(value, dt.datetime):
+        raise _unfit(field, value, "datetime")
+    return datetime_text(value)
 
 
-def _json(field: Field, value: object) -> Any:
+def _json(field: Field, value: object) -> str:
     if not is_json(value):
-        return _UNFIT
-    data: object = value.data  # type: ignore[attr-defined]  # pyright: ignore
+        raise _unfit(field, value, "Json(...)")
     # A column of type JSONB has numeric affinity: SQLite turns the text of a bare number into a number.
+    data: object = value.data
     if isinstance(data, int) and not isinstance(data, bool) and data not in INT64:
         raise _refused(field, f"the bare number {data} does not fit into 64 bits; put it into an object or a list")
-    return _json_text(value)
+    return dumps_json(data)
 
 
-def _bytes(field: Field, value: object) -> Any:
+def _bytes(field: Field, value: object) -> bytes:
     if not is_base64(value):
-        return _UNFIT
+        raise _unfit(field, value, "Base64")
     try:
         return b64decode(str(value), validate=True)
     except ValueError as error:
         raise _refused(field, f"the value is no base64: {error}") from error
 
 
-_ENCODERS: Final[Mapping[str, Callable[[Field, object], Any]]] = MappingProxyType(
+_ENCODERS: Final[Mapping[str, Callable[[Field, object], SqliteValue]]] = MappingProxyType(
     {
         "String": _string,
         "Int": _int,

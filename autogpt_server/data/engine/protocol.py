@@ -19,7 +19,7 @@ from typing import Any, Final, cast, get_args
 
 from pydantic import BaseModel
 
-from autogpt_server.data.engine.parameters import Parameters, SqliteValue, literal
+from autogpt_server.data.engine.parameters import Parameters, ParameterValue, literal
 from autogpt_server.data.engine.schema import DataModel, Field, Model
 
 ACTIONS: Final[Mapping[str, str]] = MappingProxyType(
@@ -79,7 +79,7 @@ class Request:
     """One request: its shape as JSON text (the key under which its plan is cached), and the values left out of it."""
 
     text: str
-    values: Mapping[str, SqliteValue | list[SqliteValue]]
+    values: Mapping[str, ParameterValue]
 
 
 class RequestBuilder:
@@ -235,7 +235,7 @@ class _Arguments:
         return self._data(model, given, self._change)
 
     def _change(self, field: Field, value: Any) -> object:
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and field.type != "Json":
             operations = cast("Mapping[str, Any]", value)
             return {operation: self._parameters.scalar(field, operand) for operation, operand in operations.items()}
         return self._parameters.scalar(field, value)
@@ -350,14 +350,14 @@ def _roots(root_selection: list[str]) -> dict[str, object]:
 
 @lru_cache(maxsize=512)
 def _field_names(model: type[BaseModel]) -> tuple[str, ...]:
-    """Names in the schema of the fields of ``model``; an alias stands for a name that Python or pydantic reserves."""
-    return tuple(info.alias or name for name, info in model.model_fields.items())
+    """Names of the fields of ``model``: those of the schema, or some of them in a partial type."""
+    return tuple(model.model_fields)
 
 
 @lru_cache(maxsize=512)
 def _related_model(model: type[BaseModel], field: str) -> type[BaseModel]:
     """The model class that ``field`` of ``model`` holds, or holds a list of."""
-    info = next((i for name, i in model.model_fields.items() if field in (name, i.alias)), None)
+    info = model.model_fields.get(field)
     related = None if info is None else _find_model(info.annotation)
     if related is None:
         raise UnknownRelationError(model.__name__, field)

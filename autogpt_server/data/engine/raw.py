@@ -82,7 +82,7 @@ def raw_parameters(values: Iterable[object]) -> list[SqliteValue]:
     return [_parameter(value) for value in values]
 
 
-def _parameter(value: object) -> SqliteValue:  # noqa: PLR0911 - one line for each type
+def _parameter(value: object) -> SqliteValue:
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, float | bytes):
@@ -96,7 +96,7 @@ def _parameter(value: object) -> SqliteValue:  # noqa: PLR0911 - one line for ea
     if isinstance(value, Decimal):
         return str(value)
     if is_json(value):
-        return dumps_json(value.data)  # type: ignore[attr-defined]  # pyright: ignore
+        return dumps_json(value.data)
     if is_base64(value):
         return b64decode(str(value))
     raise TypeError(f"Type {type(value)} not serializable: it cannot be a parameter of a raw query")

@@ -161,14 +161,13 @@ def result_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, st
 
 def _object_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, str]]) -> Mapper:
     skip_nulls = bool(structure["skipNulls"])
-    plain: list[tuple[str, str, Mapper | None]] = []
+    plain: list[tuple[str, str, Mapper]] = []
     nested: list[tuple[str, str | None, Mapper]] = []
     for name, node in cast("dict[str, dict[str, Any]]", structure["fields"]).items():
         if node["type"] == "field":
             column: str = node["dbName"]
             kind: dict[str, Any] = node["fieldType"]
-            mapper = None if kind["type"] in {"int", "bigint"} else _field_mapper(kind, enums, column)
-            plain.append((name, column, mapper))
+            plain.append((name, column, _field_mapper(kind, enums, column)))
         else:
             nested.append((name, node["serializedName"], result_mapper(node, enums)))
 
@@ -176,7 +175,7 @@ def _object_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, s
         mapped: Row = {}
         for name, column, mapper in plain:
             value = row[column]
-            mapped[name] = value if mapper is None or value is None else mapper(value)
+            mapped[name] = None if value is None else mapper(value)
         for name, source, map_nested in nested:
             mapped[name] = map_nested(row if source is None else row[source])
         return mapped
@@ -199,17 +198,17 @@ def _field_mapper(kind: dict[str, Any], enums: Mapping[str, Mapping[str, str]], 
     mapper = _FIELD_MAPPERS.get(kind["type"])
     if mapper is None:
         raise UnsupportedPlanError(f"column {column!r} has the unknown type {kind['type']!r}")
-    return lambda value: _mapped(mapper, value, column)
 
+    def map_field(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return mapper(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            message = f"Inconsistent column data: the value in column `{column}` does not fit its type: {error}"
+            raise QueryError("P2023", message, {"column": column}) from error
 
-def _mapped(mapper: Mapper, value: Any, column: str) -> Any:
-    if value is None:
-        return None
-    try:
-        return mapper(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        message = f"Inconsistent column data: column `{column}` holds {value!r}, which does not fit its type ({error})"
-        raise QueryError("P2023", message, {"column": column}) from error
+    return map_field
 
 
 def _enum_value(values: Mapping[str, str], name: str, value: Any) -> str | None:
@@ -218,7 +217,7 @@ def _enum_value(values: Mapping[str, str], name: str, value: Any) -> str | None:
     try:
         return values[value]
     except KeyError:
-        message = f"Inconsistent column data: value {value!r} is not in enum `{name}`"
+        message = f"Inconsistent column data: a value is not in the enum `{name}`"
         raise QueryError("P2023", message) from None
 
 
@@ -226,6 +225,24 @@ def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("it is no text")
     return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise TypeError("it is no integer")
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError("it is no number")
+    return float(value)
+
+
+def _decimal(value: Any) -> str:
+    return str(value) if isinstance(value, int) else repr(_number(value))
 
 
 def _boolean(value: Any) -> bool:
@@ -263,11 +280,11 @@ def _bytes(value: Any) -> str:
 
 _FIELD_MAPPERS: Mapping[str, Mapper] = {
     "string": _string,
-    "int": int,
-    "bigint": int,
-    "float": float,
+    "int": _integer,
+    "bigint": _integer,
+    "float": _number,
     "boolean": _boolean,
-    "decimal": str,
+    "decimal": _decimal,
     "datetime": _datetime,
     "json": _json,
     "bytes": _bytes,
