@@ -121,7 +121,7 @@ class SqliteEngine(AsyncAbstractEngine):
         for thread in (reader, writer):  # the writer last: the last connection to close tidies the WAL up
             if thread is not None:
                 await thread.aclose()
-        self.plans.close()
+        await self.plans.close()
 
     def close(self, *, timeout: timedelta | None = None) -> None:  # noqa: ARG002
         """Have the connections closed, without waiting for it; what is open is rolled back."""

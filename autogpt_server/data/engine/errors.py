@@ -118,7 +118,7 @@ def _misses_field(meta: Mapping[str, Any]) -> bool:
     return any(error.get("kind") in _FIELD_NOT_FOUND_KINDS for error in errors)
 
 
-def sqlite_query_error(error: sqlite3.Error) -> QueryError:
+def sqlite_query_error(error: sqlite3.Error | sqlite3.Warning) -> QueryError:
     """What SQLite refused to do, as Prisma says it.
 
     SQLite has names of tables and columns only inside its message (``UNIQUE constraint failed: User.email``).
@@ -153,7 +153,7 @@ def sqlite_query_error(error: sqlite3.Error) -> QueryError:
             return _unclassified(error, name, text)
 
 
-def _unclassified(error: sqlite3.Error, name: str, text: str) -> QueryError:
+def _unclassified(error: Exception, name: str, text: str) -> QueryError:
     if match := re.search(r"no such table: (?P<table>\S+)", text):
         table = match["table"]
         message = f"The table `{table}` does not exist in the current database."
@@ -165,13 +165,6 @@ def _unclassified(error: sqlite3.Error, name: str, text: str) -> QueryError:
     if isinstance(error, sqlite3.DataError) or "too many SQL variables" in text:
         return QueryError("P2029", f"The query is too large for the database: {text}", {"message": text})
     return QueryError("P2039", f"Database error. Code: `{name or 'N/A'}`. Message: `{text}`", {"message": text})
-
-
-def raw_query_error(error: sqlite3.Error) -> QueryError:
-    """Whatever a raw query met: always P2010, with SQLite's extended result code and message."""
-    code = str(getattr(error, "sqlite_errorcode", "N/A"))
-    message = f"Raw query failed. Code: `{code}`. Message: `{error}`"
-    return QueryError("P2010", message, {"code": code, "message": str(error)})
 
 
 def _failed_columns(text: str) -> tuple[str | None, list[str]]:

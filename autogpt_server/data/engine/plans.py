@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from autogpt_server.data.engine.errors import CompilerError, EngineClosedError
+from autogpt_server.data.engine.errors import CompilerError
 from autogpt_server.data.engine.interpreter import Plan, prepare_plan
 from autogpt_server.data.engine.schema import DataModel
 
@@ -90,20 +90,17 @@ class PlanCache:
             pending.add_done_callback(lambda done: self._finish(text, done))
         return await asyncio.shield(pending)
 
-    def close(self) -> None:
-        """Forget everything; waits for a compilation under way."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
-            self._thread = None
+    async def close(self) -> None:
+        """Let the compiler go, after a compilation under way."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, lambda: thread.shutdown(cancel_futures=True))
         self._compiler = None
 
     def _start(self, text: str) -> Future[Plan]:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prisma-compiler")
-        try:
-            return self._thread.submit(self._compile, text)
-        except RuntimeError as error:  # shut down
-            raise EngineClosedError("the client was disconnected") from error
+        return self._thread.submit(self._compile, text)
 
     def _compile(self, text: str) -> Plan:
         if self._compiler is None:

@@ -14,11 +14,12 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from autogpt_server.data.engine.errors import QueryError, raw_query_error
+from autogpt_server.data.engine.errors import QueryError
 from autogpt_server.data.engine.parameters import SqliteValue, datetime_text, dumps_json, is_base64, is_json
 from autogpt_server.data.engine.sqlite import is_busy
 
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(?P<word>\w+)", re.DOTALL)
+_WRITING_WORD = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _TRANSACTION_WORDS = frozenset(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"))
 _READING_WORDS = frozenset(("SELECT", "VALUES", "EXPLAIN"))
 
@@ -26,8 +27,8 @@ _READING_WORDS = frozenset(("SELECT", "VALUES", "EXPLAIN"))
 class RawStatement:
     """One text of raw SQL.
 
-    ``reads``: it only reads. SQLite would tell for any statement, but Python does not pass it on; so what does not begin with a word that
-    only reads (a PRAGMA, a WITH) counts as writing.
+    ``reads``: it certainly only reads. SQLite would say so of any statement, but Python does not pass that on; so what does not
+    begin with a word that only reads counts as writing, and so does a WITH that holds a word that writes.
     """
 
     __slots__ = ("reads", "sql")
@@ -36,10 +37,9 @@ class RawStatement:
         match = _FIRST_WORD.match(sql)
         word = match["word"].upper() if match else ""
         if word in _TRANSACTION_WORDS:
-            message = f"{word} is not for raw queries: use tx(), which takes its turn with other writers"
-            raise QueryError("P2010", f"Raw query failed. Message: `{message}`", {"code": "N/A", "message": message})
+            raise _failed("N/A", f"{word} is not for raw queries: use tx(), which takes its turn with other writers")
         self.sql = sql
-        self.reads = word in _READING_WORDS
+        self.reads = word in _READING_WORDS or (word == "WITH" and _WRITING_WORD.search(sql) is None)
 
     def query(self, connection: sqlite3.Connection, parameters: list[SqliteValue]) -> dict[str, Any]:
         """``{"columns", "types", "rows"}``, as Prisma gives raw results."""
@@ -60,17 +60,23 @@ class RawStatement:
         try:
             return connection.execute(self.sql, parameters)
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise self._failed(error) from error
+            raise _sqlite_failed(error) from error
 
     def _rows(self, cursor: sqlite3.Cursor) -> Iterable[tuple[Any, ...]]:
         try:
             yield from cursor
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise self._failed(error) from error
+            raise _sqlite_failed(error) from error
 
-    @staticmethod
-    def _failed(error: Exception) -> Exception:
-        return error if is_busy(error) else raw_query_error(error)
+
+def _sqlite_failed(error: sqlite3.Error | sqlite3.Warning) -> Exception:
+    """P2010 for all that SQLite says, with its extended result code; a lock is left to who waits for it."""
+    return error if is_busy(error) else _failed(str(getattr(error, "sqlite_errorcode", "N/A")), str(error))
+
+
+def _failed(code: str, message: str) -> QueryError:
+    text = f"Raw query failed. Code: `{code}`. Message: `{message}`"
+    return QueryError("P2010", text, {"code": code, "message": message})
 
 
 def raw_parameters(values: Iterable[object]) -> list[SqliteValue]:
