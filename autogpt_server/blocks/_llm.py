@@ -130,6 +130,8 @@ def llm_errors(endpoint: Endpoint, model: str, timeout_s: float) -> Generator[No
     host = endpoint.host
     try:
         yield
+    except ForbiddenAddress as error:
+        raise BlockError(str(error)) from error
     except openai.AuthenticationError as error:
         raise BlockError(f"{host} refused the API key (401): check the credentials.") from error
     except openai.PermissionDeniedError as error:
@@ -143,8 +145,6 @@ def llm_errors(endpoint: Endpoint, model: str, timeout_s: float) -> Generator[No
     except (openai.APITimeoutError, TimeoutError) as error:
         raise BlockError(f"{host} did not answer within {timeout_s:g} s (setting LLM_TIMEOUT_S).") from error
     except openai.APIConnectionError as error:
-        if isinstance(forbidden := error.__cause__, ForbiddenAddress):
-            raise BlockError(str(forbidden)) from error
         raise BlockError(f"{host} cannot be reached: {error.__cause__ or error}") from error
     except openai.APIStatusError as error:
         raise BlockError(f"{host} failed ({error.status_code}): {_said(error, endpoint)}") from error

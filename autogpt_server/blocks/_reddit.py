@@ -48,19 +48,23 @@ class RedditCredentials(Credentials):
 
 
 class _OnceRequestor(prawcore.Requestor):
-    """Sends a comment once. prawcore repeats requests whose answer was lost; a comment that did arrive would stand there twice."""
+    """Sends a comment once. prawcore repeats requests whose answer was lost; a comment that did arrive would stand there twice.
+
+    Where no connection came about, it gives up at once: to wait and try again is the server's business, which holds no thread for it.
+    """
 
     def request(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> requests.Response:
         url = str(kwargs.get("url", args[1] if len(args) > 1 else ""))
-        if not url.partition("?")[0].rstrip("/").endswith(_COMMENT_PATH):
-            return super().request(*args, timeout=timeout, **kwargs)
+        is_comment = url.partition("?")[0].rstrip("/").endswith(_COMMENT_PATH)
         try:
             response = super().request(*args, timeout=timeout, **kwargs)
         except RequestException as error:
             if _never_connected(error):
-                raise
-            raise EffectUnknown("Reddit's answer was lost; the comment may have been posted.") from error
-        if response.status_code >= 500 or response.status_code == requests.codes["request_timeout"]:
+                raise _unreachable(error) from error
+            if is_comment:
+                raise EffectUnknown("Reddit's answer was lost; the comment may have been posted.") from error
+            raise
+        if is_comment and (response.status_code >= 500 or response.status_code == requests.codes["request_timeout"]):
             raise EffectUnknown(f"Reddit failed ({response.status_code}); the comment may have been posted.")
         return response
 
@@ -139,11 +143,15 @@ def reddit_errors(subject: str) -> Generator[None]:
     except (Forbidden, InsufficientScope) as error:
         raise BlockError(f"Reddit does not allow it (403): the account has no access to {subject}.") from error
     except RequestException as error:
-        raise EffectNotStarted(f"Reddit cannot be reached ({type(error.original_exception).__name__}).") from error
+        raise _unreachable(error) from error
     except ResponseException as error:
         raise _failed_response(error) from error
     except (PrawcoreException, PRAWException) as error:
         raise BlockError(f"Reddit: {type(error).__name__}.") from error
+
+
+def _unreachable(error: RequestException) -> EffectNotStarted:
+    return EffectNotStarted(f"Reddit cannot be reached ({type(error.original_exception).__name__}).")
 
 
 def _failed_response(error: ResponseException) -> BlockError:
