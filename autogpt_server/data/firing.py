@@ -7,7 +7,8 @@ another scheduler or a user was faster nothing is written. The key on (schedule,
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from autogpt_server.data.db import Database, db_time, from_db_time
+from autogpt_server.data.engine import EngineError
 from autogpt_server.data.execution import NewRun, insert_run
 from autogpt_server.data.schedule import (
     COLUMN_COUNT,
@@ -26,6 +28,15 @@ from autogpt_server.data.schedule import (
     schedule_of_row,
 )
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, RunStatus
+from autogpt_server.utils.errors import AutoGPTServerError
+
+
+class SchedulesUnavailable(AutoGPTServerError):
+    """The database cannot be read or written right now; what is due stays due, and is accounted for later."""
+
+    code = "schedules_unavailable"
+    retryable = True
+
 
 _ACTIVE = ", ".join(f"'{status.value}'" for status in RunStatus if status not in TERMINAL_RUN_STATUSES)
 
@@ -98,7 +109,8 @@ async def next_fire_at(db: Database) -> datetime | None:
         ).fetchone()
         return from_db_time(row[0])
 
-    return await db.read(read)
+    with _translated():
+        return await db.read(read)
 
 
 async def due_schedules(db: Database, now: datetime, *, limit: int) -> list[DueSchedule]:
@@ -111,7 +123,8 @@ async def due_schedules(db: Database, now: datetime, *, limit: int) -> list[DueS
         )
         return [_due_schedule(row) for row in rows]
 
-    return await db.read(read)
+    with _translated():
+        return await db.read(read)
 
 
 async def releasable_schedules(db: Database, *, limit: int) -> list[DueSchedule]:
@@ -120,7 +133,8 @@ async def releasable_schedules(db: Database, *, limit: int) -> list[DueSchedule]
     def read(connection: sqlite3.Connection) -> list[DueSchedule]:
         return [_due_schedule(row) for row in connection.execute(_SELECT_RELEASABLE, (limit,))]
 
-    return await db.read(read)
+    with _translated():
+        return await db.read(read)
 
 
 async def commit_firings(db: Database, firings: Sequence[Firing], *, now: datetime) -> list[FiringResult]:
@@ -129,7 +143,8 @@ async def commit_firings(db: Database, firings: Sequence[Firing], *, now: dateti
     def write(connection: sqlite3.Connection) -> list[FiringResult]:
         return [_in_savepoint(connection, partial(_commit_firing, connection, firing, now)) for firing in firings]
 
-    return await db.write(write)
+    with _translated():
+        return await db.write(write)
 
 
 async def commit_releases(db: Database, releases: Sequence[Release], *, now: datetime) -> list[FiringResult]:
@@ -138,7 +153,8 @@ async def commit_releases(db: Database, releases: Sequence[Release], *, now: dat
     def write(connection: sqlite3.Connection) -> list[FiringResult]:
         return [_in_savepoint(connection, partial(_commit_release, connection, release, now)) for release in releases]
 
-    return await db.write(write)
+    with _translated():
+        return await db.write(write)
 
 
 async def postpone(db: Database, schedule_id: str, *, revision: int, until: datetime | None) -> None:
@@ -150,7 +166,8 @@ async def postpone(db: Database, schedule_id: str, *, revision: int, until: date
             (db_time(until), schedule_id, revision),
         )
 
-    await db.write(write)
+    with _translated():
+        await db.write(write)
 
 
 # S608: nothing but constants is put together here. The status, not "endedAt": there is an index on (scheduleId, status).
@@ -170,6 +187,15 @@ _SELECT_RELEASABLE = (
     f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT DISTINCT "scheduleId" FROM "AgentScheduleOccurrence" WHERE "status" = \'WAITING\') '  # noqa: S608
     f'AND s."isEnabled" = 1 AND {_ACTIVE_RUN} IS NULL ORDER BY "waitingSince" LIMIT ?'
 )
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    """Errors of the whole database (disk full, I/O, locked for long, a COMMIT that may have failed) as `SchedulesUnavailable`."""
+    try:
+        yield
+    except (sqlite3.Error, EngineError) as error:
+        raise SchedulesUnavailable(f"The schedules cannot be read or written right now: {error}") from error
 
 
 def _due_schedule(row: tuple[Any, ...]) -> DueSchedule:
