@@ -1,9 +1,22 @@
-// Configuration of the Prisma CLI, which is used to author and check migrations (`make migration`, `make migration-check`).
+// Configuration of the Prisma CLI, however it is called (make, `poetry run prisma`, npx): it makes the CLI work from package
+// registries alone. The server itself needs neither the CLI nor Node.
 //
-// `engine: 'js'` selects the schema engine that ships as WebAssembly inside the npm package `prisma`, so nothing is
-// downloaded from Prisma's servers. It reaches SQLite through a driver adapter; libsql's comes with prebuilt binaries in
-// its npm packages. The server itself applies migrations without any of this (autogpt_server/data).
+// Before most commands the CLI downloads native engines from Prisma's own servers, which mirrors of the registries do not
+// carry. None is needed here. `generate` only hands the parsed schema (the parser is WebAssembly inside the npm package) to
+// Prisma Client Python; migrations use the schema engine that is WebAssembly in the same package (`engine: 'js'`), with
+// libsql as its driver, whose binaries come inside npm packages; queries run in autogpt_server/data/engine.
+import 'dotenv/config'
 import { PrismaLibSQL } from '@prisma/adapter-libsql'
+
+// An engine whose path is given is not downloaded. Of one that it does not use the CLI asks no more than `--version`.
+for (const engine of ['QUERY_ENGINE_BINARY', 'QUERY_ENGINE_LIBRARY', 'SCHEMA_ENGINE_BINARY']) {
+  process.env[`PRISMA_${engine}`] ??= process.execPath
+}
+// The database is the server's: from the environment, .env, or the default of autogpt_server/utils/settings.py.
+process.env.DATABASE_URL ??= 'file:./autogpt.db'
+// No check for new versions, which reports how the CLI is used.
+process.env.CHECKPOINT_DISABLE ??= '1'
+process.env.PRISMA_HIDE_UPDATE_MESSAGE ??= '1'
 
 // The engine applies a whole migration file with one executeRaw(), of which libsql would run the first statement only.
 function runWholeScripts(connection) {
@@ -31,5 +44,5 @@ export default {
   engine: 'js',
   schema: 'schema.prisma',
   migrations: { path: 'migrations' },
-  adapter: async () => new SqliteAdapter({ url: process.env.DATABASE_URL ?? 'file:./autogpt.db' }),
+  adapter: async () => new SqliteAdapter({ url: process.env.DATABASE_URL }),
 }

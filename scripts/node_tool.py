@@ -1,10 +1,4 @@
-"""Find Node, and run the locked Node tools with it: `python scripts/node_tool.py prisma generate`, `... pyright`.
-
-Prisma's CLI downloads native engines from Prisma's own servers before most commands, which mirrors of the package registries
-do not carry. None of them is needed here: `generate` only hands the parsed schema (the parser is WebAssembly inside the npm
-package) to Prisma Client Python, migrations use the WebAssembly schema engine (prisma.config.mjs), and queries run in
-autogpt_server.data.engine. The CLI does not fetch an engine whose path it is given, so it is given harmless ones.
-"""
+"""Find Node, and run the locked Node tools with it: `python scripts/node_tool.py prisma generate`, `... pyright`."""
 
 from __future__ import annotations
 
@@ -74,19 +68,9 @@ def _node_version(node: str | Path) -> tuple[int, ...]:
 
 
 def environment(node: Node) -> dict[str, str]:
-    """The user's environment with our Python, Node and the client generator first on PATH, and no engine downloads."""
-    harmless = sys.executable  # answers --version, which is all the CLI asks of an engine it does not use
+    """The user's environment with our Python, the client generator and Node first on PATH."""
     folders = [str(VENV / "bin"), str(node.program.parent), os.environ.get("PATH", os.defpath)]
-    return {
-        "DATABASE_URL": "file:./autogpt.db",  # only its presence matters where no database is touched
-        **os.environ,
-        "PATH": os.pathsep.join(folders),
-        "PRISMA_QUERY_ENGINE_BINARY": harmless,
-        "PRISMA_QUERY_ENGINE_LIBRARY": harmless,
-        "PRISMA_SCHEMA_ENGINE_BINARY": harmless,
-        "CHECKPOINT_DISABLE": "1",  # no version check and no usage report
-        "PRISMA_HIDE_UPDATE_MESSAGE": "1",
-    }
+    return os.environ | {"PATH": os.pathsep.join(folders)}
 
 
 def command(node: Node, tool: str, *arguments: str) -> list[str]:

@@ -18,7 +18,12 @@ import pytest
 
 RECORDERS = Path(__file__).parent / "recorders"
 SCHEMA = node_tool.ROOT / "schema.prisma"
-ENGINE_VARIABLES = ("PRISMA_QUERY_ENGINE_BINARY", "PRISMA_QUERY_ENGINE_LIBRARY", "PRISMA_SCHEMA_ENGINE_BINARY")
+PRISMA_VARIABLES = (
+    "PRISMA_QUERY_ENGINE_BINARY",
+    "PRISMA_QUERY_ENGINE_LIBRARY",
+    "PRISMA_SCHEMA_ENGINE_BINARY",
+    "CHECKPOINT_DISABLE",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     environment = {
         **{
-            name: value for name, value in os.environ.items() if name not in {*ENGINE_VARIABLES, "NO_PROXY", "no_proxy"}
+            name: value for name, value in os.environ.items() if name not in {*PRISMA_VARIABLES, "NO_PROXY", "no_proxy"}
         },
         **dict.fromkeys((*names, *(name.lower() for name in names)), proxy),
         "NETWORK_RECORD": str(tmp_path / "network"),
@@ -81,16 +86,15 @@ def schema(tmp_path: Path) -> Path:
     return path
 
 
-def test_generation_makes_no_request(watch: Watch, schema: Path) -> None:
-    command = [sys.executable, str(node_tool.ROOT / "scripts" / "node_tool.py"), "prisma", "generate"]
+@pytest.mark.parametrize("cli", ["make", "poetry run"])
+def test_generation_makes_no_request(watch: Watch, schema: Path, cli: str) -> None:
+    scripts = node_tool.ROOT / "scripts"
+    programs = {"make": [sys.executable, str(scripts / "node_tool.py"), "prisma"], "poetry run": ["prisma"]}
+    environment = watch.environment | {"PATH": node_tool.environment(node_tool.find_node())["PATH"]}
+    command = [*programs[cli], "generate", "--schema", str(schema)]
 
     result = subprocess.run(
-        [*command, "--schema", str(schema)],
-        env=watch.environment,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
+        command, cwd=node_tool.ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False
     )
 
     assert result.returncode == 0, result.stderr
@@ -98,14 +102,14 @@ def test_generation_makes_no_request(watch: Watch, schema: Path) -> None:
     assert watch.attempts() == []
 
 
-def test_control_without_our_settings_prisma_would_download(watch: Watch, schema: Path) -> None:
+def test_control_without_our_configuration_prisma_would_download(watch: Watch, schema: Path) -> None:
     node = node_tool.find_node()
-    ours = node_tool.environment(node)
-    environment = watch.environment | {"PATH": ours["PATH"], "DATABASE_URL": ours["DATABASE_URL"]}
+    environment = watch.environment | {"PATH": node_tool.environment(node)["PATH"]}
     command = node_tool.command(node, "prisma", "generate", "--schema", str(schema))
+    elsewhere = schema.parent  # prisma.config.mjs is found in the working directory
 
     result = subprocess.run(
-        command, cwd=node_tool.ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=50, check=False
     )
 
     assert result.returncode != 0
