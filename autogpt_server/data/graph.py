@@ -74,6 +74,11 @@ class GraphState:
     active: int | None
 
     @property
+    def current(self) -> int:
+        """The version that is used unless another one is named: the active one, or the latest where none is."""
+        return self.active or self.latest
+
+    @property
     def etag(self) -> str:
         """Changes whenever a version is added or another one becomes active."""
         return f'"{self.latest}"' if self.active == self.latest else f'"{self.latest}-{self.active or 0}"'
@@ -86,6 +91,16 @@ class StoredGraph:
     graph: Graph
     created_at: datetime
     state: GraphState
+
+
+async def graph_state(db: Database, graph_id: str) -> GraphState:
+    """Where a graph stands. Raises `GraphNotFound`."""
+    return await _state(db.client, graph_id)
+
+
+async def graph_exists(db: Database, graph_id: str) -> bool:
+    """Whether there is such a graph, or was before it was deleted."""
+    return await db.client.agentgraph.count(where={"id": graph_id}, take=1) > 0
 
 
 async def create_graph(db: Database, accepted: AcceptedGraph, blocks: Mapping[str, Block]) -> StoredGraph:
@@ -125,7 +140,7 @@ async def add_version(
 async def get_graph(db: Database, graph_id: str, version: int | None = None) -> StoredGraph:
     """A version of a graph, by default the active one (the latest if none is). Raises `GraphNotFound`, `GraphVersionNotFound`."""
     state = await _state(db.client, graph_id)
-    wanted = version if version is not None else state.active or state.latest
+    wanted = version if version is not None else state.current
     row = None
     if 0 < wanted <= state.latest:
         row = await db.client.agentgraph.find_unique(

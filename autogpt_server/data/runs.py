@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autogpt_server.data.db import Database, from_db_time
 from autogpt_server.data.execution import NewRun, insert_run
+from autogpt_server.data.graph import GraphNotFound
 from autogpt_server.data.models import ErrorInfo, NodeExecution, Run, RunStats
 from autogpt_server.data.pins import MISSING, parse_parts, pick
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, NodeStatus, RunStatus
@@ -57,22 +58,40 @@ async def create_run(db: Database, run: NewRun) -> StartedRun:
 
     def write(connection: sqlite3.Connection) -> StartedRun:
         if run.idempotency_key is not None:
-            known = connection.execute(
-                'SELECT "id", "requestHash" FROM "AgentGraphExecution" WHERE "agentGraphId" = ? AND "idempotencyKey" = ?',
-                (run.graph_id, run.idempotency_key),
-            ).fetchone()
+            known = _known_run(connection, run.graph_id, run.idempotency_key, run.request_hash)
             if known is not None:
-                return _known_run(connection, run, *known)
+                return known
+        # Deleting a graph looks for active runs in its own transaction: one of the two comes first.
+        archived = connection.execute(
+            'SELECT 1 FROM "AgentGraph" WHERE "id" = ? AND "version" = ? AND "archivedAt" IS NOT NULL',
+            (run.graph_id, run.graph_version),
+        ).fetchone()
+        if archived is not None:
+            raise GraphNotFound(f"The graph {run.graph_id} has been deleted.")
         insert_run(connection, run)
         return StartedRun(run.id, [(row.id, row.node_id) for row in run.changes.added])
 
     return await db.write(write)
 
 
-def _known_run(connection: sqlite3.Connection, run: NewRun, run_id: str, request_hash: str | None) -> StartedRun:
-    if request_hash != run.request_hash:
+async def find_started_run(db: Database, graph_id: str, idempotency_key: str, request_hash: str) -> StartedRun | None:
+    """The run that an earlier request with this key made, whatever has become of the graph since; `IdempotencyConflict` as `create_run`."""
+    return await db.read(lambda connection: _known_run(connection, graph_id, idempotency_key, request_hash))
+
+
+def _known_run(
+    connection: sqlite3.Connection, graph_id: str, idempotency_key: str, request_hash: str | None
+) -> StartedRun | None:
+    known = connection.execute(
+        'SELECT "id", "requestHash" FROM "AgentGraphExecution" WHERE "agentGraphId" = ? AND "idempotencyKey" = ?',
+        (graph_id, idempotency_key),
+    ).fetchone()
+    if known is None:
+        return None
+    run_id, former_hash = known
+    if former_hash != request_hash:
         raise IdempotencyConflict(
-            f"The Idempotency-Key {run.idempotency_key!r} was used for this graph before, with another request (run {run_id}). Use a new key."
+            f"The Idempotency-Key {idempotency_key!r} was used for this graph before, with another request (run {run_id}). Use a new key."
         )
     rows = connection.execute(
         'SELECT "id", "agentNodeId" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "addedSeq" = 1 ORDER BY "id"',

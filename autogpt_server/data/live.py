@@ -1,0 +1,93 @@
+"""What people who watch runs are shown: committed changes in pages, and which runs have moved."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from autogpt_server.data.db import Database
+from autogpt_server.data.models import NodeExecution, Run
+from autogpt_server.data.runs import changes_since
+from autogpt_server.utils import json
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes of one run, each seq whole: whoever has these has seen everything up to `seq`."""
+
+    run: Run
+    """The run as it is now, which may be further than `seq`."""
+    nodes: Sequence[NodeExecution]
+    seq: int
+
+    @property
+    def is_last_page(self) -> bool:
+        """Whether nothing was left to read."""
+        return self.seq >= self.run.seq
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether this is all there will ever be."""
+        return self.is_last_page and self.run.is_ended
+
+
+async def read_changes(db: Database, run_id: str, after: int, *, limit: int) -> Changes:
+    """What was committed after seq `after`, of about `limit` node executions. Raises `RunNotFound`.
+
+    One event may change several executions; they share its seq and stay together.
+    """
+    while True:
+        found = await changes_since(db, run_id, after, limit=limit)
+        if len({node.node_exec_id for node in found.nodes}) < limit:
+            return Changes(found.run, found.nodes, found.run.seq)
+        last = found.nodes[-1].seq
+        whole = [node for node in found.nodes if node.seq < last]
+        if whole:
+            return Changes(found.run, whole, whole[-1].seq)
+        limit *= 2
+
+
+async def run_seqs(db: Database, run_ids: Collection[str]) -> dict[str, int]:
+    """Run id -> seq of the last committed event, for those of the runs that exist."""
+
+    def read(connection: sqlite3.Connection) -> dict[str, int]:
+        rows = connection.execute(
+            'SELECT "id", "seq" FROM "AgentGraphExecution" WHERE "id" IN (SELECT "value" FROM json_each(?))',
+            (json.dumps(list(run_ids)),),
+        )
+        return dict(rows.fetchall())
+
+    return await db.read(read)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPosition:
+    """Where a run of a watched graph is."""
+
+    run_id: str
+    graph_id: str
+    seq: int
+    is_ended: bool
+
+
+async def graph_runs(db: Database, graph_ids: Collection[str], *, made_after: datetime) -> list[RunPosition]:
+    """The runs of these graphs that are active or were made after that time, oldest first."""
+
+    def read(connection: sqlite3.Connection) -> list[RunPosition]:
+        rows = connection.execute(
+            'SELECT "id", "agentGraphId", "seq", "endedAt" FROM "AgentGraphExecution" '
+            'WHERE "agentGraphId" IN (SELECT "value" FROM json_each(?)) AND ("endedAt" IS NULL OR "id" > ?) ORDER BY "id"',
+            (json.dumps(list(graph_ids)), first_id_of(made_after)),
+        )
+        return [RunPosition(run_id, graph_id, seq, ended_at is not None) for run_id, graph_id, seq, ended_at in rows]
+
+    return await db.read(read)
+
+
+def first_id_of(moment: datetime) -> str:
+    """The smallest UUIDv7 that can have been made at this time: ids made later are larger."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return str(uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | 0x2 << 62))

@@ -1,0 +1,80 @@
+"""What every request handler works with; made once per process, or per test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from autogpt_server.data.block import Block
+from autogpt_server.data.db import Database
+from autogpt_server.data.intake import IntakeRules
+from autogpt_server.data.validation import GraphLimits
+from autogpt_server.execution.topologies import Topologies
+from autogpt_server.execution.topology import NodeSettings
+from autogpt_server.server.block_call import BlockCaller
+from autogpt_server.server.live import LiveRuns
+from autogpt_server.server.metrics import Metrics
+from autogpt_server.server.presenting import Presenter
+from autogpt_server.utils.settings import Settings
+
+
+class Hints(Protocol):
+    """What other services are told. Nothing depends on their hearing it: what they are told about is committed."""
+
+    async def run_waits(self, run_id: str, priority: int) -> None:
+        """A run has been committed. Never raises."""
+        ...
+
+    async def schedules_changed(self) -> None:
+        """A schedule was added, changed or removed. Never raises."""
+        ...
+
+
+class NoHints:
+    """For a server without the other services: whatever is committed waits for their next sweep."""
+
+    async def run_waits(self, run_id: str, priority: int) -> None:
+        pass
+
+    async def schedules_changed(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """The parts that the API is made of."""
+
+    settings: Settings
+    db: Database
+    blocks: Mapping[str, Block]
+    live: LiveRuns
+    hints: Hints = field(default_factory=NoHints)
+    metrics: Metrics = field(default_factory=Metrics)
+    topologies: Topologies = field(init=False)
+    rules: IntakeRules = field(init=False)
+    presenter: Presenter = field(init=False)
+    caller: BlockCaller = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.topologies = Topologies(self.db, self.blocks)
+        self.caller = BlockCaller(self.settings)
+        self.presenter = Presenter(self.blocks)
+        self.rules = IntakeRules(
+            blocks=self.blocks,
+            limits=GraphLimits.of(self.settings),
+            max_bytes=self.settings.max_graph_bytes,
+            node_settings=NodeSettings,
+        )
+
+
+def get_context(connection: HTTPConnection) -> ServerContext:
+    """The context of the app that serves this connection."""
+    context: ServerContext = connection.app.state.context
+    return context
+
+
+Context = Annotated[ServerContext, Depends(get_context)]
