@@ -24,7 +24,7 @@ HELLO_OUTPUT = "Hello, World!,Hello, World!,!!!"
 HELLO_CRON = "*/5 * * * *"
 
 
-def node(name: str, block_id: str, **input_default: Any) -> Graph:
+def node(name: str, block_id: str, /, **input_default: Any) -> Graph:
     """A node; its id is local to the graph."""
     return {"id": name, "block_id": block_id, "input_default": input_default, "metadata": {}}
 
