@@ -149,7 +149,8 @@ def run_child(spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
     context = _ChildContext(spec, pipe)
     code = ExitCode.ERROR
     try:
-        code = asyncio.run(_live(spec, context))
+        # Never closed: that would wait for every thread of the loop's executor, and one may be stuck in a block.
+        code = asyncio.Runner().run(_live(spec, context))
     except AutoGPTServerError as error:
         log.error("process failed: %s", error)  # noqa: TRY400 - foreseen: the message says it all
         context.report_failure(error.code, str(error), retryable=error.retryable)

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         default=16, ge=1, le=1024, description="How many blocks with a plain `run` a worker process performs at once."
     )
+    worker_hung_limit_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="A worker process whose event loop has not moved for so long, in seconds, is killed; others take its runs over.",
+    )
     start_limit_s: float = Field(
         default=60.0, gt=0, description="How long a service may take to become ready, in seconds."
     )
@@ -157,6 +162,12 @@ class Settings(BaseSettings):
         description="A run ends as FAILED after this many seconds, not counting those spent WAITING.",
     )
     max_run_depth: int = Field(default=10, ge=1, description="How deep runs may start runs.")
+
+    # Blocks
+    block_modules: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        default=(),
+        description="Python modules whose blocks are offered besides the server's own, with commas between them.",
+    )
 
     # What blocks reach
     outgoing_allow_private: bool = Field(
@@ -234,7 +245,7 @@ class Settings(BaseSettings):
             raise ValueError("names no file; as in file:./autogpt.db")
         return f"file:{Path(path).resolve()}"
 
-    @field_validator("api_keys", "allowed_hosts", "outgoing_allowed_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "block_modules", "outgoing_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value

@@ -22,7 +22,7 @@ import msgpack
 from autogpt_server.utils.rpc.errors import CallRefused, CallTimeout, RemoteError, ServiceUnavailable
 from autogpt_server.utils.rpc.handshake import Handshake
 from autogpt_server.utils.settings import Settings
-from autogpt_server.utils.sockets import explain_bind_error
+from autogpt_server.utils.sockets import explain_bind_error, listen
 
 
 @contextlib.contextmanager
@@ -203,6 +203,8 @@ class NameServer:
 
     def __init__(self, settings: Settings, secret: bytes) -> None:
         configure(settings)
+        # Asked first, because Pyro leaks its socket when it cannot bind it.
+        listen(settings.pyro_host, settings.pyro_port, port_setting="PYRO_PORT", host_setting="PYRO_HOST").close()
         try:
             daemon = _NameDaemon(settings.pyro_host, settings.pyro_port, Handshake(secret))
         except OSError as error:
