@@ -5,7 +5,8 @@
 
 - `client` binds a generated client to the engine; `protocol` turns its calls into requests in Prisma's JSON protocol, and
   `parameters` takes the values out of them, so that requests of one shape are one text;
-- `plans` keeps the plan of each text; `compiler` makes it, with Prisma's own query compiler (WebAssembly, unpacked by `build`);
+- `plans` keeps the plan of each text, `stored` keeps them on disk; `compiler` makes them, with Prisma's own query compiler
+  (WebAssembly, unpacked by `build`);
 - `interpreter` (with `values`, `rendering`, `rows` and `generators`) carries plans out; `raw` does raw SQL;
 - `engine` decides where: on one of the connections of `sqlite`, within one of the `transactions`.
 """

@@ -9,11 +9,10 @@ import argparse
 import base64
 import json
 import logging
-import os
 import platform
 import re
+import shutil
 import sys
-import tempfile
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -22,19 +21,12 @@ from typing import Final
 import wasmtime
 
 from autogpt_server.data.engine.errors import EngineNotBuiltError
+from autogpt_server.data.engine.files import PLANS_FOLDER, QUERY_COMPILER_VERSION, default_build_dir, write_atomically
 
 log = logging.getLogger(__name__)
 
-QUERY_COMPILER_VERSION: Final = "7.10.0"
-"""The version of ``@prisma/client`` whose compiler this engine speaks to: import names and plan nodes belong to it."""
-
 _PACKAGED_WASM: Final = "runtime/query_compiler_small_bg.sqlite.wasm-base64.mjs"
 """Inside ``@prisma/client``: a module that exports the WebAssembly as one base64 string, ``const wasm = "..."``."""
-
-
-def default_build_dir() -> Path:
-    """Where `make generate` puts the compiler; ignored by git."""
-    return Path(__file__).parent / "_build"
 
 
 def extract(node_modules: Path, build_dir: Path | None = None) -> Path:
@@ -58,7 +50,7 @@ def extract(node_modules: Path, build_dir: Path | None = None) -> Path:
     if not wasm.startswith(b"\0asm"):
         raise EngineNotBuiltError(f"{package / _PACKAGED_WASM} holds no WebAssembly")
     path = wasm_path(build_dir)
-    _write_atomically(path, wasm)
+    write_atomically(path, wasm)
     return path
 
 
@@ -96,7 +88,7 @@ def load_module(build_dir: Path | None = None) -> tuple[wasmtime.Engine, wasmtim
     except wasmtime.WasmtimeError as error:
         raise EngineNotBuiltError(f"the query compiler is damaged ({wasm}): run `make generate`") from error
     try:
-        _write_atomically(cached, bytes(module.serialize()))
+        write_atomically(cached, bytes(module.serialize()))
     except OSError as error:  # a read-only installation works too, it only starts more slowly
         log.warning("engine.module_cache_unwritable path=%s reason=%s", cached, error)
     return engine, module
@@ -113,18 +105,12 @@ def _cpu_key() -> str:
     return f"{sys.platform}-{platform.machine()}-{sha256(features.encode()).hexdigest()[:12]}"
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Several processes may do this at once: each writes its own file, and the last rename wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)  # whoever installs it may be another user than who runs it
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _remove_stale(build_dir: Path) -> None:
+    """Machine code of other versions, and plans of schemas that are no more."""
+    for stale in build_dir.glob("query-compiler-*.cwasm"):
+        if stale != module_path(build_dir):
+            stale.unlink(missing_ok=True)
+    shutil.rmtree(build_dir / PLANS_FOLDER, ignore_errors=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,9 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     build_dir: Path = args.build_dir
     try:
         wasm = extract(args.node_modules, build_dir)
-        for stale in build_dir.glob("query-compiler-*.cwasm"):
-            if stale != module_path(build_dir):
-                stale.unlink(missing_ok=True)
+        _remove_stale(build_dir)
         load_module(build_dir)
     except EngineNotBuiltError as error:
         sys.stderr.write(f"error: {error}\n")

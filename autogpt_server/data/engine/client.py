@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from autogpt_server.data.engine.engine import SqliteEngine, Work
 from autogpt_server.data.engine.errors import EngineError, EngineNotBuiltError, QueryError, client_error
+from autogpt_server.data.engine.plans import plans_of
 from autogpt_server.data.engine.protocol import RequestBuilder, UnknownRelationError
 from autogpt_server.data.engine.schema import DataModel, read_datamodel
 from autogpt_server.data.engine.sqlite import ConnectionOptions, Synchronous
@@ -53,9 +54,12 @@ def create_client(
     return bind(Prisma, options)
 
 
-def bind(client_class: type[ClientT], options: ConnectionOptions) -> ClientT:
-    """A client of ``client_class``, a generated ``Prisma``, that runs on the in-process engine."""
-    return cast(ClientT, _bound_class(client_class)(options))
+def bind(client_class: type[ClientT], options: ConnectionOptions, *, plans_dir: Path | None = None) -> ClientT:
+    """A client of ``client_class``, a generated ``Prisma``, that runs on the in-process engine.
+
+    ``plans_dir``: where compiled plans are kept; by default beside the compiler.
+    """
+    return cast(ClientT, _bound_class(client_class)(options, plans_dir))
 
 
 def get_engine(client: object) -> SqliteEngine:
@@ -98,9 +102,10 @@ class _EngineClient:
     _copied: bool
     _packaged_schema_path: Path
 
-    def __init__(self, options: ConnectionOptions) -> None:
+    def __init__(self, options: ConnectionOptions, plans_dir: Path | None) -> None:
         cast(Any, super()).__init__(use_dotenv=False)
         self._options = options
+        self._plans_dir = plans_dir
         self._builder = RequestBuilder(_datamodel(self._packaged_schema_path))
         self._package = type(self).__module__.rpartition(".")[0]
 
@@ -108,7 +113,9 @@ class _EngineClient:
         """Open the database."""
         if self._internal_engine is not None:
             raise self._module("engine.errors").AlreadyConnectedError("Already connected to the query engine")
-        engine = SqliteEngine(_datamodel(self._packaged_schema_path), self._options, errors=self._errors)
+        datamodel = _datamodel(self._packaged_schema_path)
+        plans = plans_of(datamodel, plans_dir=self._plans_dir)
+        engine = SqliteEngine(datamodel, self._options, errors=self._errors, plans=plans)
         await engine.connect()
         self._internal_engine = engine
 
@@ -163,7 +170,7 @@ class _EngineClient:
             await engine.perform_batch(items, tx_id=self._tx_id)
 
     def _copy(self) -> "_EngineClient":
-        new = type(self)(self._options)
+        new = type(self)(self._options, self._plans_dir)
         new._copied = True
         new._internal_engine = self._internal_engine
         return new

@@ -21,8 +21,9 @@ from typing import Any, Final, cast
 
 import wasmtime
 
-from autogpt_server.data.engine.build import QUERY_COMPILER_VERSION, load_module
+from autogpt_server.data.engine.build import load_module
 from autogpt_server.data.engine.errors import CompilerError, EngineNotBuiltError, QueryError
+from autogpt_server.data.engine.files import QUERY_COMPILER_VERSION
 from autogpt_server.data.engine.schema import DataModel
 
 _NOT_A_BOOLEAN: Final = 0xFFFFFF

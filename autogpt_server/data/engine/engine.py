@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, overload
 
 from prisma._types import TransactionId
@@ -74,12 +73,13 @@ class SqliteEngine(AsyncAbstractEngine):
         options: ConnectionOptions,
         *,
         errors: ErrorClasses,
-        build_dir: Path | None = None,
+        plans: PlanCache,
     ) -> None:
+        """``errors``: the ``errors`` module of the client's package."""
         self.options = options
         self.errors = errors
         self.datamodel = datamodel
-        self.plans = PlanCache(datamodel, build_dir=build_dir)
+        self.plans = plans
         self._raw: LruCache[str, RawStatement] = LruCache(_MAX_RAW_STATEMENTS)
         self._reader: DatabaseThread | None = None
         self._writer: DatabaseThread | None = None

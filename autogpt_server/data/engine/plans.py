@@ -1,8 +1,8 @@
 """Plans by the shape of their query: least recently used ones are dropped, and what is missing is compiled aside.
 
 Compiling takes 2 to 50 ms, so it happens in a thread of its own, where the compiler is also loaded, on the first miss: a
-process that only repeats known queries never holds it. Of the waiting loop it takes Python's lock for microseconds at a
-time, while the compiler calls back.
+process that only makes queries whose plans are stored (see `stored`) never holds it. Of the waiting loop it takes Python's
+lock for microseconds at a time, while the compiler calls back.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autogpt_server.data.engine.errors import CompilerError
+from autogpt_server.data.engine.files import PLANS_FOLDER, QUERY_COMPILER_VERSION, default_build_dir
 from autogpt_server.data.engine.interpreter import Plan, prepare_plan
 from autogpt_server.data.engine.schema import DataModel
+from autogpt_server.data.engine.stored import StoredPlans
 
 if TYPE_CHECKING:
     from autogpt_server.data.engine.compiler import QueryCompiler
@@ -54,17 +56,17 @@ class PlanCache:
 
     def __init__(
         self,
-        datamodel: DataModel,
+        new_compiler: "Callable[[], QueryCompiler]",
+        stored: StoredPlans | None = None,
         *,
         max_plans: int = MAX_PLANS,
-        build_dir: Path | None = None,
-        new_compiler: "Callable[[DataModel], QueryCompiler] | None" = None,
     ) -> None:
-        self._datamodel = datamodel
+        """``new_compiler`` is called on the first miss; ``stored`` is asked before it."""
         self._plans: LruCache[str, Plan] = LruCache(max_plans)
         self._pending: dict[str, asyncio.Future[Plan]] = {}
-        self._new_compiler = new_compiler or (lambda model: _load_compiler(model, build_dir))
-        self._compiler: "QueryCompiler | None" = None
+        self._new_compiler = new_compiler
+        self._stored = stored
+        self._compiler: QueryCompiler | None = None
         self._thread: ThreadPoolExecutor | None = None
         self.compiled = 0
         """Plans that had to be compiled so far."""
@@ -90,6 +92,9 @@ class PlanCache:
             pending.add_done_callback(lambda done: self._finish(text, done))
         return await asyncio.shield(pending)
 
+    def __len__(self) -> int:
+        return len(self._plans)
+
     async def close(self) -> None:
         """Let the compiler go, after a compilation under way."""
         thread, self._thread = self._thread, None
@@ -100,26 +105,40 @@ class PlanCache:
     def _start(self, text: str) -> Future[Plan]:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prisma-compiler")
-        return self._thread.submit(self._compile, text)
+        return self._thread.submit(self._make, text)
 
-    def _compile(self, text: str) -> Plan:
+    def _make(self, text: str) -> Plan:
+        """In the thread: load the plan of ``text``, or compile it."""
+        source = None if self._stored is None else self._stored.load(text)
+        if source is None:
+            source = self._compile(text)
+            if self._stored is not None:
+                self._stored.save(text, source)
+        return prepare_plan(source)
+
+    def _compile(self, text: str) -> dict[str, Any]:
         if self._compiler is None:
-            self._compiler = self._new_compiler(self._datamodel)
+            self._compiler = self._new_compiler()
+        self.compiled += 1
         try:
-            source = self._compiler.compile(text)
+            return self._compiler.compile(text)
         except CompilerError:
             self._compiler = None  # its memory is in an unknown state: the next query gets a new one
             raise
-        return prepare_plan(source)
 
     def _finish(self, text: str, done: asyncio.Future[Plan]) -> None:
         self._pending.pop(text, None)
-        self.compiled += 1
         if not done.cancelled() and done.exception() is None:
             self._plans.put(text, done.result())
 
 
-def _load_compiler(datamodel: DataModel, build_dir: Path | None) -> "QueryCompiler":
-    from autogpt_server.data.engine.compiler import QueryCompiler  # noqa: PLC0415 - wasmtime is imported when needed
+def plans_of(datamodel: DataModel, build_dir: Path | None = None, plans_dir: Path | None = None) -> PlanCache:
+    """The plans of ``datamodel``, with the compiler of ``build_dir`` and the plans stored in ``plans_dir``."""
 
-    return QueryCompiler(datamodel, build_dir=build_dir)
+    def new_compiler() -> "QueryCompiler":
+        from autogpt_server.data.engine.compiler import QueryCompiler  # noqa: PLC0415 - brings wasmtime along
+
+        return QueryCompiler(datamodel, build_dir=build_dir)
+
+    folder = plans_dir or (build_dir or default_build_dir()) / PLANS_FOLDER
+    return PlanCache(new_compiler, StoredPlans(folder / f"{QUERY_COMPILER_VERSION}-{datamodel.fingerprint}"))

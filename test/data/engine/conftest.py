@@ -32,6 +32,7 @@ class Conformance:
 
     package: ModuleType
     folder: Path
+    plans: Path
 
     @property
     def empty_database(self) -> Path:
@@ -40,19 +41,20 @@ class Conformance:
 
     def client(self, path: Path, **options: Any) -> Any:
         """A client for the database at ``path``, not connected."""
-        return bind(self.package.Prisma, ConnectionOptions(path, **{"synchronous": "NORMAL", **options}))
+        connection = ConnectionOptions(path, **{"synchronous": "NORMAL", **options})
+        return bind(self.package.Prisma, connection, plans_dir=self.plans)
 
 
 @pytest.fixture(scope="session")
-def conformance(pytestconfig: pytest.Config) -> Conformance:
-    """Generated with the locked tools; cached by the schema and the versions involved."""
+def conformance(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Conformance:
+    """Generated with the locked tools; cached by the schema and the versions involved. Plans are compiled anew."""
     assert pytestconfig.cache is not None
     key = f"{SCHEMA.read_text()}{version('prisma')}{version('pydantic')}{sys.version_info[:2]}"
     folder = pytestconfig.cache.mkdir("conformance") / sha256(key.encode()).hexdigest()[:16]
     if not folder.exists():
         _generate(folder)
     sys.path.insert(0, str(folder))
-    return Conformance(importlib.import_module("conformance_client"), folder)
+    return Conformance(importlib.import_module("conformance_client"), folder, tmp_path_factory.mktemp("plans"))
 
 
 def _generate(folder: Path) -> None:
