@@ -1,0 +1,56 @@
+"""Named points in the code where a test can make a process die, stop or fail: what a crash at the worst moment does can be tried out.
+
+Off unless the environment variable AUTOGPT_FAULTS names a folder when the process starts; then a point costs one comparison. In that folder a
+test arms a point by a file named after it, with the action as its text (`kill`, `stop`, `fail`). The file is removed before the action is
+performed, so each fires once, in whichever process gets there first, and may be armed again at any time.
+"""
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "AUTOGPT_FAULTS"
+"""The environment variable that names the folder."""
+
+
+def _folder() -> Path | None:
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
+
+
+# Read when the module is imported, unlike settings: it is none, and a point must cost nothing where it is not wanted.
+_FOLDER = _folder()
+
+
+def reach(point: str) -> bool:
+    """The code has come to `point`. Answers whether it shall fail there, in whatever way is natural to it."""
+    return _FOLDER is not None and _fire(_FOLDER / point)
+
+
+def _fire(armed: Path) -> bool:
+    try:
+        action = armed.read_text(encoding="utf-8").strip()
+        armed.unlink()
+    except FileNotFoundError:  # not armed, or another process was faster
+        return False
+    log.warning("fault %s: %s", armed.name, action)
+    match action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "fail":
+            return True
+        case _:
+            raise ValueError(f"{armed}: the action {action!r} is none of kill, stop, fail")
+    return False
+
+
+def arm(folder: Path, point: str, action: str) -> None:
+    """Have the action performed when a process that was started with this folder comes to `point`."""
+    partial = folder / f".{point}"
+    partial.write_text(action, encoding="utf-8")
+    partial.rename(folder / point)
