@@ -213,6 +213,11 @@ class CronExpression:
         """The first instant after `after`, in UTC; None if there is none before the horizon."""
         return next(self.due_times(zone, after=after), None)
 
+    def matches_between(self, first: datetime, end: datetime) -> bool:
+        """Whether a local time (naive) in [first, end) matches."""
+        found = _LocalTimes(self._arithmetic).first_from(first)
+        return found is not None and found < end
+
     def _first_local(self, period: Period) -> datetime:
         """The first local time that belongs to a period: what a gap before it left out included, what was shown before excluded, for fixed hours."""
         return period.local_start if self.follows_elapsed_time else period.local_end_before
