@@ -258,40 +258,6 @@ def fresh_process(title: str, database: Path, plans: Path) -> None:
     )
 
 
-def main():
-    db = create_client(Path(sys.argv[1]), synchronous="NORMAL")
-    started = time.perf_counter()
-    await db.connect()
-    connected = time.perf_counter() - started
-    started = time.perf_counter()
-    await db.agentblock.find_unique(where={"id": "b1"})
-    first = time.perf_counter() - started
-    started = time.perf_counter()
-    await db.agentgraph.find_many(where={"isActive": True}, include={"nodes": {"include": {"inputs": True}}})
-    await db.agentblock.update_many(where={"id": "b1"}, data={"name": "x"})
-    more = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(imported, connected, first, more, before / 1024, (after - before) / 1024)
-    await db.disconnect()
-asyncio.run(main())
-"""
-
-
-def fresh_process(database: Path) -> None:
-    """Print what a new process pays until its first answers."""
-    runs: list[list[float]] = []
-    for _ in range(5):
-        command = [sys.executable, "-c", FRESH_PROCESS, str(database)]
-        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        runs.append([float(value) for value in output.split()])
-    imported, connected, first, more, base, engine = (statistics.median(values) for values in zip(*runs, strict=True))
-    print(
-        f"fresh process: import {imported * 1e3:.0f} ms, connect() {connected * 1e3:.1f} ms, first find_unique"
-        f" {first * 1e3:.1f} ms, two more shapes {more * 1e3:.1f} ms; memory {base:.0f} MB with the generated client,"
-        f" {engine:+.0f} MB after the queries"
-    )
-
-
 def main() -> None:
     """Run all of it."""
     with tempfile.TemporaryDirectory() as name:
@@ -299,7 +265,6 @@ def main() -> None:
         database, plans = Path(name) / "engine.db", Path(name) / "new plans"
         for title in ("nothing compiled yet", "plans stored", "plans stored"):
             fresh_process(title, database, plans)
-
 
 
 if __name__ == "__main__":
