@@ -44,7 +44,19 @@ class _Call:
     def __post_init__(self) -> None:
         self.ended = self.loop.create_future()
 
-    def finish(self, event: Ended) -> None:
+    def take(self, attempt: Attempt, event: Yielded | Ended) -> None:
+        """Take what the block did; called in order."""
+        if isinstance(event, Ended):
+            self.loop.call_soon_threadsafe(self._finish, event)
+            return
+        self.size_bytes += len(event.text)
+        if len(self.outputs) >= _MAX_OUTPUTS or self.size_bytes > self.max_bytes:
+            self.is_over_limit = True
+            attempt.stopped.set()
+            return
+        self.outputs.append({event.pin: event.value})
+
+    def _finish(self, event: Ended) -> None:
         if not self.ended.done():
             self.ended.set_result(event)
 
@@ -69,8 +81,7 @@ class BlockCaller:
         call = _Call(asyncio.get_running_loop(), self._settings.max_value_bytes)
         # The gate stays open: what comes is not waiting to be committed, and the limits below end the call.
         gate = Gate(Allowance(events=_MAX_OUTPUTS * 2, bytes=self._settings.max_value_bytes * 4))
-        attempt = Attempt(execution, 1, RunIds(execution.id, "", 0), gate, lambda event: None)
-        attempt.report = lambda event: self._take(call, attempt, event)
+        attempt = Attempt(execution, 1, RunIds(execution.id, "", 0), gate, call.take)
         if node.runs_on_loop:
             attempt.task = asyncio.create_task(self._performer.run_on_loop(attempt))
         else:
@@ -95,18 +106,6 @@ class BlockCaller:
     def close(self) -> None:
         """Take no more calls."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    @staticmethod
-    def _take(call: _Call, attempt: Attempt, event: Yielded | Ended) -> None:
-        if isinstance(event, Ended):
-            call.loop.call_soon_threadsafe(call.finish, event)
-            return
-        call.size_bytes += len(event.text)
-        if len(call.outputs) >= _MAX_OUTPUTS or call.size_bytes > call.max_bytes:
-            call.is_over_limit = True
-            attempt.stopped.set()
-            return
-        call.outputs.append({event.pin: event.value})
 
 
 def convert_input(block: Block, given: Mapping[str, Any]) -> dict[str, Any]:

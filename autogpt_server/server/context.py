@@ -21,9 +21,12 @@ from autogpt_server.server.metrics import Metrics
 from autogpt_server.server.presenting import Presenter
 from autogpt_server.utils.settings import Settings
 
+OK = "ok"
+"""The state of a part that does its work."""
 
-class Hints(Protocol):
-    """What other services are told. Nothing depends on their hearing it: what they are told about is committed."""
+
+class Peers(Protocol):
+    """The other services. Nothing depends on their hearing what they are told: it is committed, and they look for themselves."""
 
     async def run_waits(self, run_id: str, priority: int) -> None:
         """A run has been committed. Never raises."""
@@ -33,15 +36,22 @@ class Hints(Protocol):
         """A schedule was added, changed or removed. Never raises."""
         ...
 
+    async def states(self) -> Mapping[str, str]:
+        """Service -> `ok`, or what it is doing instead."""
+        ...
 
-class NoHints:
-    """For a server without the other services: whatever is committed waits for their next sweep."""
+
+class NoPeers:
+    """For a server without the other services: whatever is committed waits for them."""
 
     async def run_waits(self, run_id: str, priority: int) -> None:
         pass
 
     async def schedules_changed(self) -> None:
         pass
+
+    async def states(self) -> Mapping[str, str]:
+        return {}
 
 
 @dataclass(slots=True)
@@ -52,7 +62,7 @@ class ServerContext:
     db: Database
     blocks: Mapping[str, Block]
     live: LiveRuns
-    hints: Hints = field(default_factory=NoHints)
+    hints: Peers = field(default_factory=NoPeers)
     metrics: Metrics = field(default_factory=Metrics)
     topologies: Topologies = field(init=False)
     rules: IntakeRules = field(init=False)

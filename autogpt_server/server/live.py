@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from autogpt_server.data.db import Database
@@ -90,8 +90,12 @@ class LiveRuns:
                 del self._runs[run_id]
                 feed.close()
 
-    async def runs_of(self, graph_id: str) -> AsyncGenerator[tuple[str, int]]:
-        """The runs of a graph that are active, then each new one as it appears: (run id, seq to follow it from)."""
+    @asynccontextmanager
+    async def watch_graph(self, graph_id: str) -> AsyncGenerator[AsyncGenerator[tuple[str, int]]]:
+        """The runs of a graph that are active, then each new one as it appears: (run id, seq to follow it from).
+
+        Whatever is committed after this has been entered will be seen.
+        """
         graph = self._graphs.get(graph_id)
         if graph is None:
             graph = self._graphs[graph_id] = _GraphFeed()
@@ -99,15 +103,18 @@ class LiveRuns:
         graph.watchers.add(watcher)
         try:
             graph.take(await self._look_at([graph_id]), newcomer=watcher)
-            while not self.is_stopping:
-                while watcher.found:
-                    yield watcher.found.popleft()
-                watcher.wake.clear()
-                await watcher.wake.wait()
+            yield self._found(watcher)
         finally:
             graph.watchers.discard(watcher)
             if not graph.watchers and self._graphs.get(graph_id) is graph:
                 del self._graphs[graph_id]
+
+    async def _found(self, watcher: _GraphWatcher) -> AsyncGenerator[tuple[str, int]]:
+        while not self.is_stopping:
+            while watcher.found:
+                yield watcher.found.popleft()
+            watcher.wake.clear()
+            await watcher.wake.wait()
 
     async def _look_at(self, graph_ids: Sequence[str]) -> list[RunPosition]:
         return await graph_runs(self._db, graph_ids, made_after=_window_start())

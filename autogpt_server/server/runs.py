@@ -121,7 +121,7 @@ async def get_runs(
     found = await list_runs(context.db, graph_id, limit=page.fetch, before_id=page.start(str), statuses=status or ())
     if not found and not await graph_exists(context.db, graph_id):
         await graph_state(context.db, graph_id)  # says which graph there is not
-    runs = [_shown(context, run) for run in page.cut(found, lambda run: run.id)]
+    runs = [shown_run(context, run) for run in page.cut(found, lambda run: run.id)]
     return await json_response(_RUNS, runs, page)
 
 
@@ -149,7 +149,7 @@ async def get_one_run(context: Context, run_id: RunIdPath, *, full: Full = False
     run = await get_run(context.db, run_id)
     output_blocks = [block.id for block in context.blocks.values() if block.kind is BlockKind.OUTPUT]
     outputs = await run_outputs(context.db, run_id, output_blocks, full=full)
-    return await json_response(_RUN, RunWithOutputs.of(_shown(context, run), outputs))
+    return await json_response(_RUN, RunWithOutputs.of(shown_run(context, run), outputs))
 
 
 @router.delete(
@@ -205,5 +205,6 @@ def _started(started: StartedRun) -> StartedRunDocument:
     return StartedRunDocument(id=started.id, executions=executions)
 
 
-def _shown(context: ServerContext, run: Run) -> Run:
+def shown_run(context: ServerContext, run: Run) -> Run:
+    """The run without the secrets in its input."""
     return run.model_copy(update={"input": context.presenter.run_input(run.input)})

@@ -1,0 +1,132 @@
+"""The AgentServer: the process that serves the API."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+
+import uvicorn
+
+from autogpt_server.blocks import get_blocks
+from autogpt_server.data.db import Database
+from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface, SchedulerInterface
+from autogpt_server.server.app import create_app
+from autogpt_server.server.context import OK, ServerContext
+from autogpt_server.server.live import LiveRuns
+from autogpt_server.server.websocket import MAX_MESSAGE_BYTES
+from autogpt_server.utils.instance import Instance
+from autogpt_server.utils.process import ProcessContext
+from autogpt_server.utils.service import AppService, close_service_client, get_service_client
+from autogpt_server.utils.settings import Settings
+from autogpt_server.utils.sockets import listen
+
+_READY = "ready"
+_MIN_GRACE_S = 1.0
+
+
+class AgentServer(LiveInterface, AppService):
+    """Serves REST, server-sent events and WebSocket on AGENT_SERVER_HOST and AGENT_SERVER_PORT."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._live: LiveRuns | None = None
+
+    async def serve(self, context: ProcessContext) -> None:
+        """Serve until drained: then take no more connections, end the streams, and finish what is being answered."""
+        settings = self.settings
+        peers = ServicePeers(settings)
+        async with await Database.open(settings) as db:
+            self._live = live = LiveRuns(db)
+            server_context = ServerContext(settings, db, get_blocks(), live, peers)
+            listener = listen(
+                settings.agent_server_host,
+                settings.agent_server_port,
+                port_setting="AGENT_SERVER_PORT",
+                host_setting="AGENT_SERVER_HOST",
+            )
+            http = _HttpServer(
+                uvicorn.Config(
+                    create_app(server_context),
+                    lifespan="off",
+                    ws="websockets-sansio",
+                    ws_max_size=MAX_MESSAGE_BYTES,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    proxy_headers=False,
+                    timeout_graceful_shutdown=max(1, int(settings.drain_limit_s - _MIN_GRACE_S)),
+                )
+            )
+            await live.start()
+            serving = asyncio.create_task(http.serve(sockets=[listener]), name="http")
+            draining = asyncio.create_task(context.drain_requested(), name="drain")
+            try:
+                await http.wait_started(serving)
+                await context.ready(settings.api_url)
+                await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                draining.cancel()
+                await live.stop()
+                http.should_exit = True
+                await serving
+                server_context.caller.close()
+                peers.close()
+                listener.close()
+
+    async def runs_reached(self, reached: list[tuple[str, str, int]]) -> None:
+        """Workers have committed events."""
+        if self._live is not None:
+            self._live.reached(reached)
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn on a loop that belongs to somebody else: signals are the process's business."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._has_started = asyncio.Event()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._has_started.set()
+
+    async def wait_started(self, serving: asyncio.Task[None]) -> None:
+        """Wait until connections are taken; raise what ended the server instead."""
+        started = asyncio.create_task(self._has_started.wait())
+        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if serving.done():
+            await serving
+
+
+class ServicePeers:
+    """The other services of this server, told without waiting for an answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._instance = Instance(settings)
+        self._manager = get_service_client(ManagerInterface, settings)
+        self._scheduler = get_service_client(SchedulerInterface, settings)
+
+    async def run_waits(self, run_id: str, priority: int) -> None:
+        """Tell the manager; nobody waits for the message to arrive."""
+        await self._manager.run_waits(run_id, priority)
+
+    async def schedules_changed(self) -> None:
+        """Tell the scheduler."""
+        await self._scheduler.schedules_changed()
+
+    async def states(self) -> Mapping[str, str]:
+        """What the supervisor has written down about the services."""
+        status = await asyncio.to_thread(self._instance.status)
+        if status is None:
+            return {"services": "unknown: no supervisor has reported"}
+        return {service.name: OK if service.state == _READY else service.state for service in status.services}
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in (self._manager, self._scheduler):
+            close_service_client(client)
