@@ -17,6 +17,7 @@ from typing import Any
 
 from autogpt_server.data.block import ERROR_PIN
 from autogpt_server.data.db import db_time
+from autogpt_server.data.pins import MISSING, parse_parts, pick
 from autogpt_server.data.status import NodeStatus
 from autogpt_server.utils import json
 
@@ -474,16 +475,25 @@ class StoredExecution:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredStatic:
-    """The newest released output of a pin."""
+class StaticPin:
+    """An output pin, or a part of it, whose newest value serves later executions (rule F5)."""
 
     node_id: str
     pin: str
+    part: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStatic:
+    """The newest value of a static pin: of the whole output, of which `pin` may take a part."""
+
+    pin: StaticPin
     execution_id: str
     ordinal: int
-    text: str
-    released_seq: int
+    value: Any
     is_error: bool
+    place: tuple[int, int, int, int]
+    """Sorts in the order of release: the run's seq at release and at queueing, the execution's number, the output's number."""
 
 
 @dataclass(slots=True)
@@ -500,6 +510,7 @@ class RunSnapshot:
     closing: str | None
     error_code: str | None
     error_message: str | None
+    reason: str | None
     stats: str
     started_at: str | None
     executions: list[StoredExecution]
@@ -510,12 +521,10 @@ class RunSnapshot:
     """(execution id, code, message) of failures that no queued execution has taken."""
 
 
-def load_run(
-    connection: sqlite3.Connection, run_id: str, static_pins: Iterable[tuple[str, str]] = ()
-) -> RunSnapshot | None:
-    """Read a run that has not ended, or None. `static_pins` are the (node id, output pin) whose newest value serves later executions."""
+def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[StaticPin] = ()) -> RunSnapshot | None:
+    """Read a run that has not ended, or None. `static_pins` are the output pins whose newest value serves later executions."""
     row = connection.execute(
-        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "stats", "startedAt" '
+        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt" '
         'FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
         (run_id,),
     ).fetchone()
@@ -542,7 +551,7 @@ def _load_executions(connection: sqlite3.Connection, run_id: str) -> list[Stored
         'SELECT "id", "agentNodeId", "status", "ordinal", "attempt", "origins", "mixedOrigin", "errorCode", "error", "addedAt", "queuedAt", "startedAt", '
         '"endedAt", "seq", "addedSeq", "queuedSeq", "startedSeq", "endedSeq" FROM "AgentNodeExecution" e WHERE "agentGraphExecutionId" = ? AND '
         '("endedAt" IS NULL OR EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" o WHERE o."agentNodeExecutionId" = e."id" AND '
-        'o."role" = \'output\' AND o."releasedSeq" IS NULL)) ORDER BY "id"',
+        'o."role" = \'output\' AND o."releasedSeq" IS NULL)) ORDER BY "addedSeq", "id"',  # ids alone follow clocks, and owners change
         (run_id,),
     ).fetchall()
     found = {row[0]: StoredExecution(*row) for row in rows}
@@ -584,31 +593,43 @@ def _load_executions(connection: sqlite3.Connection, run_id: str) -> list[Stored
     return list(found.values())
 
 
-def _load_statics(connection: sqlite3.Connection, run_id: str, pins: Iterable[tuple[str, str]]) -> list[StoredStatic]:
+def _load_statics(connection: sqlite3.Connection, run_id: str, pins: Iterable[StaticPin]) -> list[StoredStatic]:
+    """Of each static pin the newest released output that has the part in question, in the order of their release."""
+    by_source: dict[tuple[str, str], list[StaticPin]] = {}
+    for pin in pins:
+        by_source.setdefault((pin.node_id, pin.pin), []).append(pin)
     statics: list[StoredStatic] = []
-    for node_id, pin in pins:
-        row = connection.execute(
-            'SELECT e."id", o."ordinal", coalesce(o."data", big."data"), o."releasedSeq", e."status" FROM "AgentNodeExecution" e '
+    for (node_id, name), wanted in by_source.items():
+        # No values here: a pin may have given any number of them, and mostly the newest is all that is looked at.
+        rows = connection.execute(
+            'SELECT o."releasedSeq", e."queuedSeq", e."ordinal", o."ordinal", e."id", e."status" FROM "AgentNodeExecution" e '
             'JOIN "AgentNodeExecutionInputOutput" o ON o."agentNodeExecutionId" = e."id" AND o."role" = \'output\' '
-            'LEFT JOIN "AgentValue" big ON big."hash" = o."valueHash" '
             'WHERE e."agentGraphExecutionId" = ? AND e."agentNodeId" = ? AND o."name" = ? AND o."releasedSeq" IS NOT NULL '
-            'ORDER BY e."ordinal" DESC, o."ordinal" DESC LIMIT 1',
-            (run_id, node_id, pin),
-        ).fetchone()
-        if row is not None:
-            execution_id, ordinal, text, released, status = row
-            statics.append(
-                StoredStatic(
-                    node_id,
-                    pin,
-                    execution_id,
-                    ordinal,
-                    text,
-                    released,
-                    pin == ERROR_PIN and status == NodeStatus.FAILED,
-                )
-            )
-    return statics
+            'ORDER BY e."ordinal" DESC, o."ordinal" DESC',
+            (run_id, node_id, name),
+        )
+        for *place, execution_id, status in rows:
+            value = _load_output(connection, execution_id, place[-1])
+            is_error = name == ERROR_PIN and status == NodeStatus.FAILED
+            for pin in [pin for pin in wanted if _has_part(value, pin.part)]:
+                wanted.remove(pin)
+                statics.append(StoredStatic(pin, execution_id, place[-1], value, is_error, tuple(place)))
+            if not wanted:
+                break
+    return sorted(statics, key=lambda static: static.place)
+
+
+def _load_output(connection: sqlite3.Connection, execution_id: str, ordinal: int) -> Any:
+    (text,) = connection.execute(
+        'SELECT coalesce(o."data", big."data") FROM "AgentNodeExecutionInputOutput" o LEFT JOIN "AgentValue" big ON big."hash" = o."valueHash" '
+        'WHERE o."agentNodeExecutionId" = ? AND o."role" = \'output\' AND o."ordinal" = ?',
+        (execution_id, ordinal),
+    ).fetchone()
+    return json.loads(text)
+
+
+def _has_part(value: Any, part: str | None) -> bool:
+    return part is None or pick(value, parse_parts(part)) is not MISSING
 
 
 def _load_unhandled(connection: sqlite3.Connection, run_id: str) -> list[tuple[str, str, str]]:

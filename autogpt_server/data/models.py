@@ -84,6 +84,9 @@ class RunStats(pydantic.BaseModel):
     """Failures whose error nobody took (rule F10)."""
     bytes: int = 0
     """Size of all outputs as JSON."""
+    waited_s: float = 0.0
+    """How long the run was WAITING, not counting the present wait: no limit of duration counts it (rule F12)."""
+    waiting_since: datetime | None = None
 
 
 class Run(pydantic.BaseModel):

@@ -20,6 +20,7 @@ from autogpt_server.data.convert import ConversionError, MissingInput
 from autogpt_server.data.pins import MISSING, PinMergeError, merge_slots, pick
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.state import (
+    MIXED,
     Execution,
     Failure,
     InputRow,
@@ -30,6 +31,7 @@ from autogpt_server.execution.state import (
 )
 from autogpt_server.execution.topology import OutLink, PlannedNode, Release, output_key
 from autogpt_server.utils import json
+from autogpt_server.utils.json import InvalidJSONValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Planner:
             case Close():
                 self._close(event.status, event.failure, event.at)
             case OwnerDied():
-                self._owner_died()
+                self._owner_died(event.at)
         return self._settle(event.at)
 
     # --- attempts ------------------------------------------------------------------------------------------------
@@ -168,11 +170,12 @@ class Planner:
             self.state.become(RunStatus.RUNNING)
 
     def _yielded(self, execution: Execution, event: Yielded) -> None:
+        if execution.status is not NodeStatus.RUNNING:
+            return
         if execution.replayed < len(execution.replay):
             self._compare_with_replay(execution, event)
             return
         self._add_output(execution, event.pin, event.value, event.text)
-        self.state.stats.bytes += len(event.text)
         self._flush_node(execution.node, event.at)
         if self.state.stats.bytes > self._limits.max_bytes:
             self._over_limit(
@@ -244,6 +247,7 @@ class Planner:
         self._touch(execution)
         execution.held.append(output)
         self.state.changes.outputs.append(output)
+        self.state.stats.bytes += len(text) if text.isascii() else len(text.encode())
 
     def _flush_node(self, node: PlannedNode, at: datetime) -> None:
         """Release what is its turn (rule F8), and deliver it (rule F9)."""
@@ -326,10 +330,13 @@ class Planner:
             self._queue(execution, at)
 
     def _new_execution(self, node: PlannedNode, at: datetime) -> Execution:
-        execution = Execution(self._new_id(), node, at, added_seq=self.state.seq)
-        self.state.live[execution.id] = execution
-        self.state.stats.executions += 1
+        state, limit = self.state, self._limits.max_executions
+        execution = Execution(self._new_id(), node, at, added_seq=state.seq)
+        state.live[execution.id] = execution
+        state.stats.executions += 1
         self._touch(execution)
+        if state.stats.executions > limit:
+            self._over_limit(f"This run has more than {limit} node executions (setting MAX_RUN_NODE_EXECUTIONS).", at)
         return execution
 
     def _put(self, execution: Execution, slot: str, token: Token) -> None:
@@ -372,12 +379,6 @@ class Planner:
             self._finish(execution, NodeStatus.CANCELED, None, at)
         elif failure is not None:
             self._finish(execution, NodeStatus.FAILED, failure, at)
-        elif self.state.stats.executions > self._limits.max_executions:
-            node_state.ready.append(execution)
-            self._over_limit(
-                f"This run has more than {self._limits.max_executions} node executions (setting MAX_RUN_NODE_EXECUTIONS).",
-                at,
-            )
         else:
             node_state.ready.append(execution)
             self._hand_out(node)
@@ -385,16 +386,21 @@ class Planner:
     def _bind_input(self, execution: Execution) -> Failure | None:
         """Merge and convert the values (rules F6 and F7); what changed on the way is recorded."""
         node = execution.node
+        given = {slot: token.value for slot, token in execution.tokens.items()}
         try:
-            merged = merge_slots(node.defaults, {slot: token.value for slot, token in execution.tokens.items()})
-            execution.input = node.convert(merged)
+            converted = node.convert(merge_slots(node.defaults, given))
+            whole = {**node.defaults, **given}
+            changed = [
+                (pin, json.dumps(value)) for pin, value in converted.items() if value is not whole.get(pin, MISSING)
+            ]
         except (ConversionError, MissingInput, PinMergeError) as error:
             return Failure(error.code, str(error))
-        changed = [pin for pin, value in execution.input.items() if value is not merged[pin]]
-        for ordinal, pin in enumerate(changed):
-            text = json.dumps(execution.input[pin])
+        except InvalidJSONValue as error:
+            return Failure(error.code, f"The values that came make no JSON value together: {error}")
+        execution.input = converted
+        for ordinal, (pin, text) in enumerate(changed):
             self.state.changes.inputs.append(InputRow(execution, "converted", ordinal, pin, text))
-        if execution.mixed_origin and node.fails_on_mixed_origin(node.block.effects_for(execution.input)):
+        if execution.mixed_origin and node.fails_on_mixed_origin(converted):
             message = (
                 "The values that met here do not belong together: they descend from different outputs of one node. Set the node's "
                 "metadata on_mixed_origin to 'warn' to run it nevertheless."
@@ -403,18 +409,22 @@ class Planner:
         return None
 
     def _trace_origins(self, execution: Execution) -> None:
+        """Note what the values descend from, and whether they belong together (rule F8)."""
         watched = execution.node.watched
         if not watched:
             return
         origins: dict[str, tuple[str, int]] = {}
+        mixed: set[str] = set()
         statics = execution.node.static_slots
         for slot, token in execution.tokens.items():
             if slot in statics:
                 continue
             for pin, origin in (token.origins or {}).items():
                 if pin in watched and origins.setdefault(pin, origin) != origin:
-                    execution.mixed_origin = True
-        execution.origins = origins or None
+                    mixed.add(pin)
+        execution.mixed_origin = bool(mixed)
+        # What is made of values that met here belongs to nothing but what is made of the same meeting.
+        execution.origins = {**origins, **dict.fromkeys(mixed, (execution.id, MIXED))} or None
 
     def _hand_out(self, node: PlannedNode) -> None:
         node_state = self.state.nodes[node.index]
@@ -444,64 +454,82 @@ class Planner:
             if execution.status is NodeStatus.RUNNING:
                 self._todo.stop.append(execution)
             elif execution.status.is_active:
-                self._finish(execution, NodeStatus.CANCELED, None, at)
+                self._finish(execution, NodeStatus.CANCELED, execution.failure, at)
 
-    def _owner_died(self) -> None:
+    def _owner_died(self, at: datetime) -> None:
         """Decide about the attempts that were running when the owner died (rule D4)."""
+        unknown = Failure("outcome_unknown", "The worker died while the block ran; what it did outside is not known.")
         for execution in list(self.state.live.values()):
             if execution.status is not NodeStatus.RUNNING:
                 continue
-            effects = self._effects(execution)
-            if effects is Effects.PURE or (effects is Effects.IDEMPOTENT and execution.outputs == 0):
+            effects = execution.node.effects_of(execution.input or {})
+            is_repeatable = effects is Effects.PURE or (effects is Effects.IDEMPOTENT and execution.outputs == 0)
+            if self.state.closing is not None:
+                self._finish(execution, NodeStatus.CANCELED, None if is_repeatable else unknown, at)
+                continue
+            node_state = self.state.nodes[execution.node.index]
+            node_state.busy -= 1
+            if is_repeatable:
                 execution.become(NodeStatus.QUEUED)
-                self._touch(execution)
-                self.state.nodes[execution.node.index].ready.append(execution)
+                node_state.ready.append(execution)
             else:
                 execution.become(NodeStatus.INTERRUPTED)
-                execution.failure = Failure(
-                    "outcome_unknown", "The worker died while the block ran; what it did outside is not known."
-                )
+                execution.failure = unknown
                 self.state.moving -= 1
-                self._touch(execution)
+            self._touch(execution)
         for node in self.state.topology.nodes:
             node_state = self.state.nodes[node.index]
             node_state.ready = deque(sorted(node_state.ready, key=lambda execution: execution.ordinal or 0))
             self._hand_out(node)
 
-    @staticmethod
-    def _effects(execution: Execution) -> Effects:
-        return execution.node.block.effects_for(execution.input or {})
-
     def _settle(self, at: datetime) -> Todo:
         """See whether the run has ended, waits or moves again (rules F11 and F12)."""
         state = self.state
-        if not state.status.is_terminal:
-            if state.active == 0:
-                self._end_run(at)
-            elif state.started_at is not None and (at - state.started_at).total_seconds() > self._limits.max_duration_s:
-                self._over_limit(
-                    f"This run took longer than {self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S).",
-                    at,
-                )
+        if state.status.is_terminal:
+            return self._take_todo()
+        if state.active == 0:
+            self._end_run(at)
+        elif state.moving == 0:
+            self._wait(at)
+        else:
+            self._move(at)
+            if state.closing is None and self._moved_s(at) > self._limits.max_duration_s:
+                limit = f"{self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S)"
+                self._over_limit(f"This run took longer than {limit}, not counting the time it waited.", at)
                 if state.active == 0:
                     self._end_run(at)
-            elif state.moving == 0 and state.status is not RunStatus.WAITING:
-                state.become(RunStatus.WAITING)
-                state.reason = self._why_waiting()
-            elif state.moving > 0 and state.status is RunStatus.WAITING:
-                state.become(RunStatus.RUNNING)
-                state.reason = None
+        state.stats.unhandled = len(state.unhandled)
         return self._take_todo()
+
+    def _wait(self, at: datetime) -> None:
+        state = self.state
+        if state.status is not RunStatus.WAITING:
+            state.become(RunStatus.WAITING)
+            state.stats.waiting_since = at
+        state.reason = self._why_waiting()
+
+    def _move(self, at: datetime) -> None:
+        state, stats = self.state, self.state.stats
+        if stats.waiting_since is not None:
+            stats.waited_s += max(0.0, (at - stats.waiting_since).total_seconds())
+            stats.waiting_since = None
+        state.reason = None
+        if state.status is RunStatus.WAITING:
+            state.become(RunStatus.RUNNING)
+
+    def _moved_s(self, at: datetime) -> float:
+        """How long the run has been performed, not counting the time it waited."""
+        started_at = self.state.started_at
+        return 0.0 if started_at is None else (at - started_at).total_seconds() - self.state.stats.waited_s
 
     def _end_run(self, at: datetime) -> None:
         state = self.state
-        state.stats.unhandled = len(state.unhandled)
+        self._move(at)
         state.ended_at = at
-        state.reason = None
         if state.closing is not None:
             state.become(state.closing)
         elif state.unhandled:
-            first = next(iter(state.unhandled.values()))
+            first = state.unhandled[min(state.unhandled)]  # the oldest execution's: ids sort by time
             count = len(state.unhandled)
             failed = "1 node execution failed" if count == 1 else f"{count} node executions failed, the first with"
             state.failure = Failure("node_failed", f"{failed}: {first.message}")

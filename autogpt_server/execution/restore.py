@@ -9,22 +9,22 @@ from typing import Any, cast
 
 from autogpt_server.data.block import ERROR_PIN
 from autogpt_server.data.db import from_db_time
-from autogpt_server.data.execution import RunSnapshot, StoredExecution, StoredInput
+from autogpt_server.data.execution import RunSnapshot, StaticPin, StoredExecution, StoredInput
 from autogpt_server.data.models import RunStats
-from autogpt_server.data.pins import MISSING, merge_slots, parse_parts, pick
+from autogpt_server.data.pins import merge_slots, parse_parts, pick
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.state import Execution, Failure, Origins, Output, RunState, Token
 from autogpt_server.execution.topology import PlannedNode, Release, Topology, output_key
 from autogpt_server.utils import json
 
 
-def static_pins(topology: Topology) -> list[tuple[str, str]]:
-    """(node id, output pin) of the outputs whose newest value serves later executions: `load_run` reads their values."""
+def static_pins(topology: Topology) -> list[StaticPin]:
+    """The outputs whose newest value serves later executions: `load_run` reads their values."""
     return [
-        (node.id, pin)
+        StaticPin(node.id, pin, part)
         for node in topology.nodes
         for pin, links in node.out.items()
-        if any(link.is_static for link in links)
+        for part in dict.fromkeys(link.part for link in links if link.is_static)
     ]
 
 
@@ -38,6 +38,7 @@ def restore_run(topology: Topology, snapshot: RunSnapshot) -> RunState:
         stats=RunStats.model_validate_json(snapshot.stats),
         closing=RunStatus(snapshot.closing) if snapshot.closing else None,
         failure=Failure(snapshot.error_code, snapshot.error_message or "") if snapshot.error_code else None,
+        reason=snapshot.reason,
         started_at=from_db_time(snapshot.started_at),
         unhandled={execution_id: Failure(code, message) for execution_id, code, message in snapshot.unhandled},
     )
@@ -140,13 +141,12 @@ def _restore_token(entry: StoredInput, nodes: Mapping[str, PlannedNode]) -> Toke
 
 def _restore_statics(state: RunState, snapshot: RunSnapshot, nodes: Mapping[str, PlannedNode]) -> None:
     """Bind the newest value of each static slot, the one released last winning."""
-    for static in sorted(snapshot.statics, key=lambda static: static.released_seq):
-        value = json.loads(static.text)
+    for static in snapshot.statics:
         failed_id = static.execution_id if static.is_error else None
-        for link in nodes[static.node_id].out[static.pin]:
-            picked = pick(value, link.parts)
-            if link.is_static and picked is not MISSING:
-                token = Token(picked, None, static.execution_id, static.ordinal, link.part, failed_id=failed_id)
+        for link in nodes[static.pin.node_id].out[static.pin.pin]:
+            if link.is_static and link.part == static.pin.part:
+                value = pick(static.value, link.parts)
+                token = Token(value, None, static.execution_id, static.ordinal, link.part, failed_id=failed_id)
                 state.nodes[link.sink].statics[link.slot] = token
 
 

@@ -95,6 +95,8 @@ def stats_text(stats: RunStats) -> str:
             "incomplete": stats.incomplete,
             "unhandled": stats.unhandled,
             "bytes": stats.bytes,
+            "waited_s": stats.waited_s,
+            "waiting_since": db_time(stats.waiting_since),
         }
     )
 

@@ -16,15 +16,27 @@ from autogpt_server.data.status import NODE_TRANSITIONS, RUN_TRANSITIONS, NodeSt
 from autogpt_server.execution.topology import PlannedNode, Topology
 
 Origins = Mapping[str, tuple[str, int]]
-"""Watched output pin -> (node execution, ordinal) of the output that a value descends from."""
+"""Watched output pin -> (node execution, ordinal) of the output that a value descends from; ordinal `MIXED` for a value that descends from several,
+which met in that execution."""
+
+MIXED = -1
+
+_MAX_MESSAGE_CHARS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an execution or a run failed: a stable code and words for a person."""
+    """Why an execution or a run failed: a stable code and words for a person.
+
+    The message comes from anywhere, and is stored and sent: what is no character (half a surrogate pair) is replaced, and far too long ones are cut.
+    """
 
     code: str
     message: str
+
+    def __post_init__(self) -> None:
+        shown = self.message if len(self.message) <= _MAX_MESSAGE_CHARS else f"{self.message[:_MAX_MESSAGE_CHARS]}…"
+        object.__setattr__(self, "message", shown.encode("utf-8", "replace").decode())
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Made once per graph version and shared by all its runs; nothing in it changes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,7 @@ from autogpt_server.data.block import Block, BlockKind, Effects
 from autogpt_server.data.convert import InputConverter, input_converter
 from autogpt_server.data.models import Graph, Link, Node
 from autogpt_server.data.pins import Part, parse_pin
+from autogpt_server.execution.lineage import Wire, watched_pins
 from autogpt_server.utils.errors import AutoGPTServerError
 
 
@@ -91,9 +92,17 @@ class PlannedNode:
     def max_parallel(self) -> int:
         return self.settings.max_parallel or self.block.max_parallel
 
-    def fails_on_mixed_origin(self, effects: Effects) -> bool:
+    def effects_of(self, values: Mapping[str, Any]) -> Effects:
+        """The effects of a call with this converted input. A block that cannot tell is taken to be unsafe."""
+        try:
+            return self.block.effects_for(values)
+        except Exception:  # noqa: BLE001 - code of a block's author, asked where nothing may fail
+            return Effects.UNSAFE
+
+    def fails_on_mixed_origin(self, values: Mapping[str, Any]) -> bool:
+        """Whether an execution that joins values which do not belong together must not run."""
         policy = self.settings.on_mixed_origin
-        return policy is MixedOriginPolicy.FAIL or (policy is None and effects is Effects.UNSAFE)
+        return policy is MixedOriginPolicy.FAIL or (policy is None and self.effects_of(values) is Effects.UNSAFE)
 
     @property
     def input_name(self) -> str | None:
@@ -133,9 +142,7 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
     if missing:
         raise MissingBlock(f"This graph needs blocks that this server does not have: {', '.join(missing)}.")
     index = {node.id: position for position, node in enumerate(graph.nodes)}
-    links = list(
-        {(link.source_id, link.source_name, link.sink_id, link.sink_name): link for link in graph.links}.values()
-    )
+    links = _distinct(graph.links)
     statics = _static_slots(links, {node.id: blocks[node.block_id] for node in graph.nodes})
     incoming: dict[str, dict[str, None]] = {node.id: {} for node in graph.nodes}
     outgoing: dict[str, dict[str, list[OutLink]]] = {node.id: {} for node in graph.nodes}
@@ -152,10 +159,13 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
                 is_static,
             )
         )
-    watched = _watched_pins(
-        [node.id for node in graph.nodes],
-        index,
-        [link for link in links if (link.sink_id, link.sink_name) not in statics],
+    watched = watched_pins(
+        len(graph.nodes),
+        [
+            Wire(index[link.source_id], parse_pin(link.source_name).base, index[link.sink_id], link.sink_name)
+            for link in links
+            if (link.sink_id, link.sink_name) not in statics
+        ],
     )
 
     def planned(position: int, node: Node) -> PlannedNode:
@@ -173,10 +183,20 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
             out=outgoing[node.id],
             is_start=not names or block.kind is BlockKind.INPUT,
             runs_on_loop=inspect.isasyncgenfunction(block.run),
-            watched=watched[position],
+            watched=frozenset(output_key(*pin) for pin in watched[position]),
         )
 
     return Topology(graph.id, graph.version, tuple(planned(i, node) for i, node in enumerate(graph.nodes)))
+
+
+def _distinct(links: Sequence[Link]) -> list[Link]:
+    """Identical links once (rule F3); static if any of them is."""
+    distinct: dict[tuple[str, str, str, str], Link] = {}
+    for link in links:
+        ends = (link.source_id, link.source_name, link.sink_id, link.sink_name)
+        if ends not in distinct or link.is_static:
+            distinct[ends] = link
+    return list(distinct.values())
 
 
 def _static_slots(links: Sequence[Link], block_of: Mapping[str, Block]) -> set[tuple[str, str]]:
@@ -187,101 +207,3 @@ def _static_slots(links: Sequence[Link], block_of: Mapping[str, Block]) -> set[t
         slot = (link.sink_id, link.sink_name)
         verdicts[slot] = verdicts.get(slot, True) and is_static
     return {slot for slot, is_static in verdicts.items() if is_static}
-
-
-def _watched_pins(node_ids: Sequence[str], index: Mapping[str, int], links: Sequence[Link]) -> list[frozenset[str]]:
-    """For each node the ancestor pins that it, or a node further on, reaches over two different slots.
-
-    Only these can meet themselves at a join with different ordinals; all other pins need not be remembered. Sets are bit masks, because a graph
-    may have ten thousand nodes, and loops are followed until nothing changes.
-    """
-    pins: dict[tuple[int, str], int] = {}
-    edges = [
-        (index[link.source_id], parse_pin(link.source_name).base, index[link.sink_id], link.sink_name) for link in links
-    ]
-    for source, pin, _, _ in edges:
-        pins.setdefault((source, pin), len(pins))
-    into: list[list[tuple[int, int, str]]] = [[] for _ in node_ids]
-    out_of: list[list[int]] = [[] for _ in node_ids]
-    for source, pin, sink, slot in edges:
-        into[sink].append((source, 1 << pins[source, pin], slot))
-        out_of[source].append(sink)
-
-    forward = _flow_order(out_of)
-    ancestors = [0] * len(node_ids)
-
-    def gather_ancestors(node: int) -> int:
-        mask = 0
-        for source, bit, _ in into[node]:
-            mask |= bit | ancestors[source]
-        return mask
-
-    _settle(ancestors, gather_ancestors, out_of, forward)
-
-    needed = [0] * len(node_ids)
-    joins = [_met_twice([(bit | ancestors[source], slot) for source, bit, slot in entries]) for entries in into]
-    sources_of = [[source for source, _, _ in entries] for entries in into]
-
-    def gather_needed(node: int) -> int:
-        mask = joins[node]
-        for sink in out_of[node]:
-            mask |= needed[sink]
-        return mask
-
-    _settle(needed, gather_needed, sources_of, forward[::-1])
-    names = {1 << bit: output_key(node, pin) for (node, pin), bit in pins.items()}
-    return [frozenset(_names(needed[node] & ancestors[node], names)) for node in range(len(node_ids))]
-
-
-def _flow_order(out_of: Sequence[Sequence[int]]) -> list[int]:
-    """The nodes such that, loops aside, each comes after those that feed it: one pass settles a graph without loops."""
-    seen: set[int] = set()
-    finished: list[int] = []
-    for root in range(len(out_of)):
-        stack = [(root, iter(out_of[root]))] if root not in seen else []
-        seen.add(root)
-        while stack:
-            node, sinks = stack[-1]
-            sink = next((sink for sink in sinks if sink not in seen), None)
-            if sink is None:
-                finished.append(node)
-                stack.pop()
-            else:
-                seen.add(sink)
-                stack.append((sink, iter(out_of[sink])))
-    return finished[::-1]
-
-
-def _settle(
-    masks: list[int], gather: Callable[[int], int], dependents: Sequence[Sequence[int]], order: Sequence[int]
-) -> None:
-    """Recompute masks, in this order, until none changes; a changed one has its dependents looked at again."""
-    pending = dict.fromkeys(order)
-    while pending:
-        node = next(iter(pending))
-        del pending[node]
-        mask = gather(node)
-        if mask != masks[node]:
-            masks[node] = mask
-            pending.update(dict.fromkeys(dependents[node]))
-
-
-def _met_twice(entries: Sequence[tuple[int, str]]) -> int:
-    """The pins that lead to more than one slot."""
-    by_slot: dict[str, int] = {}
-    for mask, slot in entries:
-        by_slot[slot] = by_slot.get(slot, 0) | mask
-    once = twice = 0
-    for mask in by_slot.values():
-        twice |= once & mask
-        once |= mask
-    return twice
-
-
-def _names(mask: int, names: Mapping[int, str]) -> list[str]:
-    found: list[str] = []
-    while mask:
-        bit = mask & -mask
-        found.append(names[bit])
-        mask ^= bit
-    return found
