@@ -28,6 +28,7 @@ from autogpt_server.data.schedule import (
     schedule_of_row,
 )
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, RunStatus
+from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
 
 
@@ -122,6 +123,19 @@ async def due_schedules(db: Database, now: datetime, *, limit: int) -> list[DueS
             (db_time(now), limit),
         )
         return [_due_schedule(row) for row in rows]
+
+    with _translated():
+        return await db.read(read)
+
+
+async def situations(db: Database, schedule_ids: Sequence[str]) -> dict[str, DueSchedule]:
+    """Schedules, due or not, with what a decision about them would depend on, by their ids."""
+
+    def read(connection: sqlite3.Connection) -> dict[str, DueSchedule]:
+        rows = connection.execute(
+            f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT "value" FROM json_each(?))', (json.dumps(list(schedule_ids)),)  # noqa: S608
+        )
+        return {found.schedule.id: found for found in map(_due_schedule, rows)}
 
     with _translated():
         return await db.read(read)

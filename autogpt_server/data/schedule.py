@@ -20,6 +20,7 @@ from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
 
 if TYPE_CHECKING:
+    from prisma.models import AgentScheduleOccurrence
     from prisma.types import AgentGraphExecutionScheduleWhereInput, AgentScheduleOccurrenceWhereInput
 
 
@@ -239,19 +240,16 @@ async def list_occurrences(
     rows = await db.client.agentscheduleoccurrence.find_many(
         where=wanted, order={"dueAt": "desc"}, include={"run": True}, take=limit
     )
-    return [
-        Occurrence(
-            due_at=row.dueAt,
-            status=OccurrenceStatus(row.status),
-            run_id=row.runId,
-            run_status=row.run.status if row.run else None,
-            code=row.reasonCode,
-            reason=row.reason,
-            created_at=row.createdAt,
-            started_at=row.startedAt,
-        )
-        for row in rows
-    ]
+    return [_occurrence_of(row) for row in rows]
+
+
+async def last_occurrences(db: Database, schedule_ids: Iterable[str]) -> dict[str, Occurrence]:
+    """The occurrence of each schedule that was due last, by schedule id; none for one that never was."""
+    found: dict[str, Occurrence] = {}
+    for schedule_id in schedule_ids:
+        for occurrence in await list_occurrences(db, schedule_id, limit=1):
+            found[schedule_id] = occurrence
+    return found
 
 
 def insert_occurrences(
@@ -308,6 +306,19 @@ def schedule_of(columns: Mapping[str, Any]) -> Schedule:
     values = {name: columns[column] for column, name in _FIELD_OF_COLUMN.items()}
     values["input_data"] = json.loads(values["input_data"])
     return Schedule.model_validate(values)
+
+
+def _occurrence_of(row: AgentScheduleOccurrence) -> Occurrence:
+    return Occurrence(
+        due_at=row.dueAt,
+        status=OccurrenceStatus(row.status),
+        run_id=row.runId,
+        run_status=row.run.status if row.run else None,
+        code=row.reasonCode,
+        reason=row.reason,
+        created_at=row.createdAt,
+        started_at=row.startedAt,
+    )
 
 
 def _column_values(schedule: Schedule) -> dict[str, Any]:

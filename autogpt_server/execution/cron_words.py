@@ -8,6 +8,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from autogpt_server.execution.cron import CronExpression, CronField
+from autogpt_server.execution.timing import Timing
 from autogpt_server.execution.zones import periods
 
 _MOST_TIMES = 6
@@ -28,6 +29,23 @@ def describe(expression: CronExpression) -> str:
     parts = [_times(expression), _days(expression), _months(expression.month)]
     sentence = ", ".join(part for part in parts if part)
     return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def describe_timing(timing: Timing) -> str:
+    """When a schedule is due: `At 09:00, Monday to Friday (Europe/Berlin).`"""
+    if timing.cron is not None:
+        words = describe(timing.cron).removesuffix(".")
+    elif timing.at is not None:
+        words = f"Once, at {timing.at.astimezone(timing.zone):%Y-%m-%d %H:%M:%S}"
+    else:
+        words = "Never"
+    limits = [
+        f"{word} {moment.astimezone(timing.zone):%Y-%m-%d %H:%M:%S}"
+        for word, moment in (("from", timing.starts_at), ("until", timing.ends_at))
+        if moment is not None
+    ]
+    jitter = f" It starts up to {timing.jitter_s:g} s later." if timing.jitter_s > 0 else ""
+    return f"{', '.join([words, *limits])} ({timing.zone.key}).{jitter}"
 
 
 def notes(expression: CronExpression, zone: ZoneInfo, *, after: datetime) -> list[str]:

@@ -26,6 +26,10 @@ ROW_LIMIT = 100_000
 """About how many skipped occurrences of one outage are recorded one by one; those before them share a row."""
 
 
+CHANGED, PAUSED = "changed", "paused"
+"""Why a user's change left a due time without a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What becomes of one due time."""
@@ -82,21 +86,16 @@ def account(timing: Timing, situation: Situation, *, after: datetime, now: datet
     return accounting
 
 
-def abandon(timing: Timing, *, after: datetime, now: datetime, code: str, reason: str) -> list[Outcome]:
-    """The due times in (after, now] as skipped for one reason: a user has changed or paused the schedule before they were accounted for.
+def abandon(timing: Timing, *, after: datetime, now: datetime, code: str) -> list[Outcome]:
+    """The due times in (after, now] as skipped: a user has CHANGED or PAUSED the schedule before the scheduler came to them.
 
     They share one row beyond `PASS_LIMIT`, because the change must not wait for them.
     """
+    reason = f"Skipped: the schedule was {code} before the scheduler came to it."
     dues = list(islice(timing.due_times(after=after, until=now), PASS_LIMIT + 1))
     if len(dues) > PASS_LIMIT:
-        return [
-            Outcome(
-                dues[0],
-                OccurrenceStatus.SKIPPED,
-                code,
-                f"{reason} The same holds for all later due times until {_text(now)}.",
-            )
-        ]
+        reason += f" The same holds for all later due times until {_text(now)}."
+        return [Outcome(dues[0], OccurrenceStatus.SKIPPED, code, reason)]
     return [Outcome(due, OccurrenceStatus.SKIPPED, code, reason) for due in dues]
 
 

@@ -98,6 +98,14 @@ def periods(zone: ZoneInfo, after: datetime, until: datetime = HORIZON) -> Itera
     yield Period(start, HORIZON + _STEP, offset, offset_before)
 
 
+def instant_of(local: datetime, zone: ZoneInfo) -> datetime:
+    """The first instant at which the clocks of a zone show `local` (naive); where they leave it out, the first after the gap."""
+    about = local.replace(tzinfo=UTC)
+    nearby = periods(zone, about - 2 * _STEP, about + 2 * _STEP)
+    period = next(period for period in nearby if local < period.local_end)
+    return max(period.to_utc(local), period.start)
+
+
 @lru_cache(maxsize=4096)
 def _transitions(zone: ZoneInfo, year: int) -> tuple[Transition, ...]:
     """The changes of offset in a year of UTC, in order. `zoneinfo` does not tell them, so they are searched for (about 0.5 ms)."""

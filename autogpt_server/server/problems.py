@@ -17,6 +17,7 @@ from autogpt_server.data.graph import GraphChanged, GraphInUse, GraphNotFound, G
 from autogpt_server.data.intake import GraphTooLarge
 from autogpt_server.data.problems import InvalidContent, Problem
 from autogpt_server.data.runs import IdempotencyConflict, RunNotFound, RunStillActive
+from autogpt_server.data.schedule import ScheduleNotFound
 from autogpt_server.execution.topology import MissingBlock
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
@@ -147,6 +148,7 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
     GraphNotFound: 404,
     GraphVersionNotFound: 404,
     RunNotFound: 404,
+    ScheduleNotFound: 404,
     GraphInUse: 409,
     RunStillActive: 409,
     MissingBlock: 409,

@@ -14,8 +14,10 @@ from autogpt_server.data.schedule import CatchUp, OccurrenceStatus, Overlap
 from autogpt_server.execution.cron import parse
 from autogpt_server.execution.occurrences import (
     CATCH_UP_LIMIT,
+    CHANGED,
     MISSED_AFTER,
     PASS_LIMIT,
+    PAUSED,
     WAITING_LIMIT,
     Outcome,
     Situation,
@@ -193,12 +195,13 @@ def test_the_oldest_of_a_very_long_outage_share_a_row() -> None:
 
 
 def test_what_a_change_abandons() -> None:
-    assert abandon(timing(), after=NOON, now=NOON + MINUTE, code="changed", reason="Why.") == []
-    found = abandon(timing(), after=NOON, now=NOON + 2 * HOUR, code="changed", reason="Why.")
-    assert [(outcome.due, outcome.code, outcome.reason) for outcome in found] == [
-        (NOON + n * HOUR, "changed", "Why.") for n in (1, 2)
+    assert abandon(timing(), after=NOON, now=NOON + MINUTE, code=CHANGED) == []
+    found = abandon(timing(), after=NOON, now=NOON + 2 * HOUR, code=PAUSED)
+    assert [(outcome.due, outcome.status, outcome.code) for outcome in found] == [
+        (NOON + n * HOUR, SKIPPED, PAUSED) for n in (1, 2)
     ]
-    (shared,) = abandon(timing("* * * * * *"), after=NOON, now=NOON + HOUR, code="changed", reason="Why.")
+    assert found[0].reason == "Skipped: the schedule was paused before the scheduler came to it."
+    (shared,) = abandon(timing("* * * * * *"), after=NOON, now=NOON + HOUR, code=CHANGED)
     assert shared.due == NOON + timedelta(seconds=1)
     assert "2026-11-22 13:00:00 UTC" in (shared.reason or "")
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from autogpt_server.execution.zones import UnknownTimeZone, periods, time_zone
+from autogpt_server.execution.zones import UnknownTimeZone, instant_of, periods, time_zone
 
 QUARTER = timedelta(minutes=15)
 
@@ -71,6 +71,24 @@ def test_a_period_knows_what_the_clocks_skip_and_repeat() -> None:
         periods(ZoneInfo("Australia/Lord_Howe"), datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC))
     )[1]
     assert lord_howe.local_end_before - lord_howe.local_start == timedelta(minutes=30)
+
+
+@pytest.mark.parametrize(
+    ("zone", "local", "utc"),
+    [
+        ("UTC", "2026-11-22T12:00", "2026-11-22T12:00"),
+        ("America/New_York", "2026-07-01T12:00", "2026-07-01T16:00"),
+        ("America/New_York", "2026-03-08T01:59:59", "2026-03-08T06:59:59"),
+        ("America/New_York", "2026-03-08T02:30", "2026-03-08T07:00"),
+        ("America/New_York", "2026-03-08T03:00", "2026-03-08T07:00"),
+        ("America/New_York", "2026-11-01T01:30", "2026-11-01T05:30"),
+        ("America/New_York", "2026-11-01T02:00", "2026-11-01T07:00"),
+        ("Pacific/Apia", "2011-12-30T09:00", "2011-12-30T10:00"),
+        ("Pacific/Kiritimati", "2026-01-01T00:00", "2025-12-31T10:00"),
+    ],
+)
+def test_local_times_as_instants(zone: str, local: str, utc: str) -> None:
+    assert instant_of(datetime.fromisoformat(local), ZoneInfo(zone)) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
