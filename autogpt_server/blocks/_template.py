@@ -77,8 +77,8 @@ _FIELD = re.compile(
     r"\{(?P<name>[^\W\d][\w ]*)"
     r"(?P<path>(?:\.[^\W\d]\w*|\[[^\[\]{}]+\])*)"
     r"(?P<conversion>![rs])?"
-    # Width and precision are short: a format must not be a way to fill the memory.
-    r"(?P<spec>:(?:[^{}]?[<>=^])?[+\- ]?#?0?\d{0,3}[,_]?(?:\.\d{1,2})?[bcdeEfFgGnosxX%]?)?\}"
+    # A format is short, so that it is no way to fill the memory, and looks like one: `{a:1}` is JavaScript.
+    r"(?P<spec>:(?=[^{}]*[.,_<>=^]|0\d)(?:[^{}]?[<>=^])?[+\-]?#?0?\d{0,3}[,_]?(?:\.\d{1,2})?[bcdeEfFgGnosxX%]?)?\}"
 )
 _QUOTED = r""""[^"\n]*"|'[^'\n]*'"""
 _TOKEN = re.compile(

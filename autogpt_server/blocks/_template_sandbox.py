@@ -105,6 +105,7 @@ def _shown(value: Any) -> Any:
     if isinstance(value, str | int | float | jinja2.Undefined):
         return value
     if isinstance(value, list | tuple | dict):
+        _check_size(_weight(value, {}))
         return _as_json(value)
     if isinstance(value, Iterator | range | KeysView | ValuesView | ItemsView):
         return _as_json(list(cast("Iterable[Any]", value)))

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import WithJsonSchema
 
@@ -102,11 +102,24 @@ def compare(left: Any, how: ComparisonOperator, right: Any) -> bool:
         pair = reading(left), reading(right)
         if None not in pair:
             return _COMPARE[how](*pair)
-    if how in {ComparisonOperator.EQUAL, ComparisonOperator.NOT_EQUAL} or (
-        isinstance(left, str) and isinstance(right, str)
-    ):
+    if how in {ComparisonOperator.EQUAL, ComparisonOperator.NOT_EQUAL}:
+        return _same(left, right) is (how is ComparisonOperator.EQUAL)
+    if isinstance(left, str) and isinstance(right, str):
         return _COMPARE[how](left, right)
     raise BlockError(f"{_kind(left)} {how.value} {_kind(right)} has no answer; compare two numbers or two texts.")
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two JSON values are equal; unlike Python's `==`, true is not 1."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, list) and isinstance(right, list):
+        pairs = zip(cast("list[Any]", left), cast("list[Any]", right), strict=False)
+        return len(left) == len(right) and all(_same(*pair) for pair in pairs)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(left, dict) and isinstance(right, dict):
+        ours, theirs = cast("dict[str, Any]", left), cast("dict[str, Any]", right)
+        return ours.keys() == theirs.keys() and all(_same(value, theirs[key]) for key, value in ours.items())
+    return left == right
 
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import pydantic
 
+from autogpt_server.data.pins import parse_pin
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.settings import Settings
 
@@ -261,7 +262,7 @@ class Block(ABC):
         `input_data` is an instance of `input_schema`. Raising ends the execution as FAILED and sends the message on the `error` pin; so does yielding on `error`.
         """
 
-    def effects_for(self, input_data: Mapping[str, JsonValue]) -> Effects:
+    def effects_for(self, input_data: Mapping[str, JsonValue]) -> Effects:  # noqa: ARG002 - for those that override it
         """The effects of a call with this (converted) input; `effects` unless the block decides by its input."""
         return self.effects
 
@@ -294,30 +295,47 @@ class Block(ABC):
 
 def check_block(cls: type[Block]) -> None:
     """Raise `MalformedBlock` naming the first thing about `cls` that does not keep the contract."""
+    problem = next(_problems(cls), None)
+    if problem is not None:
+        raise MalformedBlock(f"Block {cls.__module__}.{cls.__qualname__}: {problem}")
 
-    def refuse(problem: str) -> MalformedBlock:
-        return MalformedBlock(f"Block {cls.__module__}.{cls.__qualname__}: {problem}")
 
+def _problems(cls: type[Block]) -> Iterator[str]:
     for attribute, wanted in _REQUIRED_FACTS.items():
-        value = getattr(cls, attribute, None)
-        if value is None:
-            raise refuse(f"declare `{attribute}` ({wanted}).")
-    try:
-        uuid.UUID(cls.id)
-    except (ValueError, AttributeError, TypeError):
-        raise refuse(
-            f"`id` must be a UUID, not {cls.id!r}; `python -c 'import uuid; print(uuid.uuid4())'` makes one."
-        ) from None
+        if getattr(cls, attribute, None) is None:
+            yield f"declare `{attribute}` ({wanted})."
+    yield from _id_problems(cls.id)
     for attribute in ("input_schema", "output_schema"):
-        schema: Any = getattr(cls, attribute)
-        if not (isinstance(schema, type) and issubclass(schema, BlockSchema)):
-            raise refuse(f"`{attribute}` must be a subclass of BlockSchema, not {schema!r}.")
+        yield from _schema_problems(attribute, getattr(cls, attribute))
     if not isinstance(cast("Any", cls.effects), Effects):
-        raise refuse(f"`effects` must be a member of Effects, not {cls.effects!r}.")
+        yield f"`effects` must be a member of Effects, not {cls.effects!r}."
+    if cls.max_parallel < 1:
+        yield f"`max_parallel` must be at least 1, not {cls.max_parallel!r}."
+    if cls.timeout_s is not None and cls.timeout_s <= 0:
+        yield f"`timeout_s` must be a number of seconds above 0, or None for no limit, not {cls.timeout_s!r}."
     if not (inspect.isgeneratorfunction(cls.run) or inspect.isasyncgenfunction(cls.run)):
-        raise refuse("`run` must be a generator or an async generator: use `yield pin, value`.")
+        yield "`run` must be a generator or an async generator: use `yield pin, value`."
     if list(inspect.signature(cls.run).parameters)[1:] != ["input_data", "ctx"]:
-        raise refuse("`run` must take (self, input_data, ctx).")
+        yield "`run` must take (self, input_data, ctx)."
+
+
+def _id_problems(block_id: Any) -> Iterator[str]:
+    try:
+        canonical = str(uuid.UUID(block_id))
+    except (ValueError, AttributeError, TypeError):
+        yield f"`id` must be a UUID, not {block_id!r}; `python -c 'import uuid; print(uuid.uuid4())'` makes one."
+    else:
+        if canonical != block_id:
+            yield f"`id` must be written in lower case with hyphens: {canonical}."
+
+
+def _schema_problems(attribute: str, schema: Any) -> Iterator[str]:
+    if not (isinstance(schema, type) and issubclass(schema, BlockSchema)):
+        yield f"`{attribute}` must be a subclass of BlockSchema, not {schema!r}."
+        return
+    for pin in schema.pins():
+        if parse_pin(pin).is_dynamic:
+            yield f"`{attribute}` has a pin {pin!r}; `_$_`, `_#_` and `_@_` are how links name a part of a pin. Rename it."
 
 
 _REQUIRED_FACTS: Mapping[str, str] = {

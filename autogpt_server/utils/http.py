@@ -4,6 +4,7 @@ Built on httpx2, the client that the openai library uses, so that one guarded cl
 """
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
@@ -241,8 +242,10 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
 
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a host, in the system's order of preference; `httpx2.ConnectError` if it has none."""
+    with suppress(ValueError):
+        return [str(ipaddress.ip_address(host.strip("[]")))]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise httpx2.ConnectError(f"{host} has no address: {getattr(error, 'strerror', None) or error}") from error
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))

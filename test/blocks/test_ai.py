@@ -209,7 +209,10 @@ async def test_a_short_rate_limit_is_waited_for() -> None:
 
 async def test_a_used_up_quota() -> None:
     reply = failure(429, "You exceeded your current quota", "insufficient_quota", retry_after_ms="1")
-    with saying(reply) as server, pytest.raises(BlockError, match=r"quota of the API key at 127\.0\.0\.1:.* is used up"):
+    with (
+        saying(reply) as server,
+        pytest.raises(BlockError, match=r"quota of the API key at 127\.0\.0\.1:.* is used up"),
+    ):
         await ask(server)
 
 
