@@ -118,7 +118,8 @@ class _App:
         self._instance = instance
         self._incarnation = incarnation
         self._names = _Names(settings, instance.identity())
-        self._phase_draining = False
+        self._is_draining = False
+        self._signal: signal.Signals | None = None
         self._announced = False
         self._started = time.monotonic()
         self._started_at = utc_now().isoformat()
@@ -126,7 +127,11 @@ class _App:
         self._ready: set[str] = set()
         self._gave_up: ProcessEvent | None = None
         self._supervisor = Supervisor(
-            specs, on_event=self._on_event, on_change=self._on_change, drain_limit_s=settings.drain_limit_s
+            specs,
+            on_event=self._on_event,
+            on_change=self._on_change,
+            on_drain=self._on_drain,
+            drain_limit_s=settings.drain_limit_s,
         )
 
     def run(self) -> ExitCode:
@@ -153,10 +158,13 @@ class _App:
         return result
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if not self._phase_draining:
-            self._phase_draining = True
-            click.echo(f"stopping ({signal.Signals(number).name}); once more to kill")
+        # No more than this: it may have come in the middle of a print.
+        self._signal = self._signal or signal.Signals(number)
         self._supervisor.request_drain()
+
+    def _on_drain(self) -> None:
+        self._is_draining = True
+        click.echo(f"stopping ({self._signal.name if self._signal else 'asked to'}); once more to kill")
 
     def _on_event(self, event: ProcessEvent) -> None:
         log.debug("%s %s %s %s", event.name, event.kind, event.pid, event.detail)
@@ -166,7 +174,7 @@ class _App:
                 self._ready.add(event.name)
                 seconds = f"{time.monotonic() - self._started:.1f} s"
                 click.echo(f"{event.name:<{self._width}}  ready{again or f' after {seconds}'}  {event.detail}".rstrip())
-            case EventKind.EXITED if not self._phase_draining and self._gave_up is None:
+            case EventKind.EXITED if not self._is_draining and self._gave_up is None:
                 log.error("%s died: %s", event.name, event.detail)
             case EventKind.GAVE_UP:
                 self._gave_up = self._gave_up or event
@@ -180,7 +188,7 @@ class _App:
             click.echo(
                 f"autogpt_server is ready: {self._settings.api_url} (how to use it: {self._settings.api_url}/docs)"
             )
-        phase = "draining" if self._phase_draining else "ready" if is_ready else "starting"
+        phase = "draining" if self._is_draining else "ready" if is_ready else "starting"
         services = tuple(ServiceStatus(p.name, p.state, p.pid, p.detail, p.restarts) for p in processes)
         self._instance.write_status(
             ServerStatus(

@@ -30,6 +30,12 @@ class LockHeld(AutoGPTServerError):
     retryable = True
 
 
+class LockFileError(AutoGPTServerError):
+    """The lock's file cannot be used."""
+
+    code = "lock_file"
+
+
 @dataclass(frozen=True)
 class LockOwner:
     """Who holds a lock."""
@@ -92,8 +98,10 @@ class LockFile:
 
     def is_free(self) -> bool:
         """Whether nobody holds the lock at this moment, this object included."""
-        if self._fd is not None or not self.path.exists():
-            return self._fd is None
+        if self._fd is not None:
+            return False
+        if not os.path.lexists(self.path):
+            return True
         fd = self._lock(fcntl.LOCK_SH)
         if fd is None:
             return False
@@ -140,6 +148,14 @@ class LockFile:
             time.sleep(_PROBE_STEP_S)
 
     def _open_and_lock(self, kind: int) -> int | None:
+        try:
+            return self._try_to_lock(kind)
+        except OSError as error:
+            raise LockFileError(
+                f"cannot use {self.path} ({error.strerror}): does it belong to another user?"
+            ) from error
+
+    def _try_to_lock(self, kind: int) -> int | None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -4,15 +4,17 @@ Modules log with the standard library (`logging.getLogger(__name__)`) or, better
 the fields of an event as keyword arguments. Inputs and outputs of blocks are never logged: they may hold credentials.
 """
 
+import io
 import json as stdlib_json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 _FIELDS = "event_fields"
 _HIDDEN = "***"
@@ -81,7 +83,7 @@ def setup_logging(setup: LogSetup, process_name: str) -> None:
         setup.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Opened for appending, so lines of several processes do not overwrite each other, and truncating it
         # (see `rotate`) needs nobody to open it anew.
-        handlers.append(logging.FileHandler(setup.file, mode="a", encoding="utf-8"))
+        handlers.append(_PrivateFileHandler(setup.file, mode="a", encoding="utf-8"))
     root = logging.getLogger()
     for old in tuple(root.handlers):
         root.removeHandler(old)
@@ -110,11 +112,25 @@ def rotate(file: Path, max_bytes: int, keep: int = 5) -> bool:
         older = file.with_name(f"{file.name}.{number}")
         if older.exists():
             older.replace(file.with_name(f"{file.name}.{number + 1}"))
-    with file.open("rb+") as source, file.with_name(f"{file.name}.1").open("wb") as target:
+    with file.open("rb+") as source, _open_private(file.with_name(f"{file.name}.1"), "wb") as target:
         while chunk := source.read(1024 * 1024):
             target.write(chunk)
         source.truncate(0)
     return True
+
+
+class _PrivateFileHandler(logging.FileHandler):
+    """Makes a file that other users cannot read: events may name what they should not know."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return cast("io.TextIOWrapper", _open_private(Path(self.baseFilename), self.mode, self.encoding))
+
+
+def _open_private(path: Path, mode: str, encoding: str | None = None) -> IO[Any]:
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    return open(path, mode, encoding=encoding, opener=opener)
 
 
 class TextFormatter(logging.Formatter):

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, cast
 
 from autogpt_server.utils import json
@@ -144,6 +145,8 @@ def run_child(spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, _ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     faulthandler.enable()
+    with contextlib.suppress(OSError):  # Linux: the name that `top` and `ps -o comm` show
+        Path("/proc/self/comm").write_text(spec.name[:15], encoding="utf-8")
     setup_logging(spec.log, spec.name)
     use_settings(spec.settings)
     context = _ChildContext(spec, pipe)
@@ -207,6 +210,7 @@ class _ChildContext(ProcessContext):
     def __init__(self, spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
         self.name = spec.name
         self.incarnation = new_id()
+        self.log = spec.log
         self.log_setup = spec.log
         self._spec = spec
         self._pipe = pipe

@@ -84,7 +84,7 @@ class RestartPolicy:
 
     def delay_s(self, deaths: int) -> float:
         """How long to wait after that many deaths in a row."""
-        return float(min(self.first_delay_s * 4 ** (deaths - 1), self.max_delay_s))
+        return min(self.first_delay_s * 4.0 ** min(deaths - 1, 20), self.max_delay_s)
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class ProcessInfo:
 class Supervisor:
     """Keeps the processes of `specs` running. `run` it in the main thread, or `start` it in one of its own.
 
-    `on_event` is called for each thing that happens, `on_change` whenever `processes()` is another than before; both in
-    the supervisor's thread, so they must return at once.
+    `on_event` is called for each thing that happens, `on_change` whenever `processes()` is another than before, `on_drain`
+    when a drain that was asked for begins; all in the supervisor's thread, so they must return at once.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Supervisor:
         *,
         on_event: Callable[[ProcessEvent], None] = lambda _: None,
         on_change: Callable[[tuple[ProcessInfo, ...]], None] = lambda _: None,
+        on_drain: Callable[[], None] = lambda: None,
         policy: RestartPolicy | None = None,
         drain_limit_s: float = 8.0,
     ) -> None:
@@ -118,6 +119,7 @@ class Supervisor:
         self._drain_limit_s = drain_limit_s
         self._on_event = on_event
         self._on_change = on_change
+        self._on_drain = on_drain
         self._children: dict[str, _Child] = {}
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -183,11 +185,12 @@ class Supervisor:
 
     def add(self, spec: ProcessSpec) -> None:
         """Start one more process. Its name must not be that of another which has not been removed."""
+        self._settled.clear()
         self._do(lambda: self._add(spec))
 
-    def remove(self, name: str) -> None:
-        """Drain one process and forget it."""
-        self._do(lambda: self._remove(name))
+    def remove(self, name: str, *, limit_s: float = math.inf) -> None:
+        """Drain one process, within `limit_s` seconds or within those its spec allows if they are fewer, and forget it."""
+        self._do(lambda: self._remove(name, limit_s))
 
     def kill(self, name: str) -> None:
         """Kill one process now (it may be hung); unless it was removed, another takes its place."""
@@ -208,10 +211,10 @@ class Supervisor:
             self._children[spec.name] = _Child(spec, self._policy, self._emit)
             self._settled.clear()
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, name: str, limit_s: float) -> None:
         child = self._children.get(name)
         if child is not None:
-            child.drain(child.spec.drain_limit_s)
+            child.drain(limit_s)
 
     def _kill(self, name: str) -> None:
         child = self._children.get(name)
@@ -221,6 +224,7 @@ class Supervisor:
     def _drain_or_kill(self) -> None:
         if self._drain_deadline is None:
             self._begin_drain(ExitCode.OK)
+            self._on_drain()
             return
         self._result = ExitCode.INTERRUPTED
         for child in self._children.values():
@@ -284,11 +288,12 @@ class Supervisor:
         before, self._info = self._info, tuple(child.info() for child in self._children.values())
         if self._info != before:
             self._on_change(self._info)
-        if all(process.state is not ProcessState.STARTING for process in self._info) and self._info:
+        if self._info and self._requests.empty() and all(process.state in _SETTLED for process in self._info):
             self._settled.set()
 
 
 _OVER = frozenset({ProcessState.STOPPED, ProcessState.GAVE_UP})
+_SETTLED = _OVER | {ProcessState.READY}
 
 
 class _Child:
@@ -319,6 +324,9 @@ class _Child:
         """Do what is due."""
         if self.state is ProcessState.BACKING_OFF and now >= self._restart_at:
             self._start(now)
+        if now >= self._kill_at:
+            # Its answer may lie here unread, if it was the supervisor that stood still.
+            self._read_messages()
         if now >= self._kill_at and self._process is not None:
             self._kill_at = math.inf
             if self.state is ProcessState.STARTING:

@@ -29,6 +29,7 @@ def sample_services(settings: Settings, log: LogSetup) -> list[ProcessSpec]:
             log=log,
             ready_limit_s=settings.start_limit_s,
             drain_limit_s=settings.drain_limit_s,
+            hung_limit_s=float(os.environ.get("HUNG_LIMIT_S", "60")),
         )
         for name in os.environ["SAMPLE_SERVICES"].split(",")
     ]

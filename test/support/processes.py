@@ -258,14 +258,14 @@ class Slow(AppProcess):
 class Crashing(AppProcess):
     """Dies before it is ready, each time."""
 
-    async def serve(self, context: ProcessContext) -> None:  # noqa: ARG002
+    async def serve(self, context: ProcessContext) -> None:
         raise RuntimeError("no luck today")
 
 
 class Misconfigured(AppProcess):
     """Cannot start, and says what to do."""
 
-    async def serve(self, context: ProcessContext) -> None:  # noqa: ARG002
+    async def serve(self, context: ProcessContext) -> None:
         listen(
             "127.0.0.1",
             self.settings.agent_server_port,

@@ -47,7 +47,7 @@ class Lost(AutoGPTServerError):
 def method(annotation: Any) -> Codec:
     """The codec of a method that takes and returns one value of this type."""
 
-    def carry(self: object, value: Any) -> Any:  # noqa: ARG001
+    def carry(self: object, value: Any) -> Any:
         return value
 
     carry.__annotations__.update(value=annotation)

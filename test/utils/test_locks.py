@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autogpt_server.utils.locks import LockFile, LockHeld, LockOwner
+from autogpt_server.utils.locks import LockFile, LockFileError, LockHeld, LockOwner
 from support.running import eventually
 
 HOLD = """
@@ -170,3 +170,11 @@ def test_the_file_is_private(path: Path) -> None:
         lock.acquire(me())
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_that_cannot_be_used_is_an_error_of_ours(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(LockFileError, match=r"cannot use .*one\.lock"):
+        LockFile(path).is_free()
+    with pytest.raises(LockFileError):
+        LockFile(path).try_acquire(me())

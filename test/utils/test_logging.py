@@ -120,6 +120,7 @@ def test_several_processes_append_to_one_file(tmp_path: Path) -> None:
     assert len(lines) == 1500
     assert all(line.endswith("x" * 200) for line in lines)
     assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_log_that_has_grown_is_moved_and_writers_go_on(tmp_path: Path, stderr: Written) -> None:
@@ -131,6 +132,7 @@ def test_a_log_that_has_grown_is_moved_and_writers_go_on(tmp_path: Path, stderr:
         log.info("event", round=round_number, filler="y" * 200)
         assert rotate(file, 100, keep=3)
         assert file.stat().st_size == 0
+        assert file.with_name("server.log.1").stat().st_mode & 0o777 == 0o600
     log.info("last")
     assert "last" in file.read_text()
     assert [f"round={n}" in file.with_name(f"server.log.{7 - n}").read_text() for n in (6, 5, 4)] == [True] * 3

@@ -259,7 +259,7 @@ def test_an_impostor_on_the_port_of_a_service_gets_no_call(house: House) -> None
     class Gullible(Handshake):
         """Lets everybody in, and cannot prove that it knows the secret."""
 
-        def answer(self, hello: object, target: str) -> bytes:  # noqa: ARG002
+        def answer(self, hello: object, target: str) -> bytes:
             return b"trust me"
 
     impostor = Listener("127.0.0.1", "target", Gullible(b""), listen_in)

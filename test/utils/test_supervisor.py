@@ -27,7 +27,7 @@ from support.processes import (
     Stubborn,
     StuckThread,
 )
-from support.running import eventually, is_running, owned, settings_for, spec_of
+from support.running import Program, eventually, is_running, owned, settings_for, spec_of
 
 LIMIT_S = 30.0
 
@@ -230,6 +230,26 @@ def test_a_process_that_moves_is_not_taken_for_hung(settings: Settings, watch: W
     watched.wait_for(EventKind.READY)
     with pytest.raises(queue.Empty):
         watched.events.get(timeout=2)
+
+
+def test_a_supervisor_that_stood_still_blames_nobody(tmp_path: Path) -> None:
+    program = Program(settings_for(tmp_path), "Quiet", HUNG_LIMIT_S="0.5")
+    program.wait_for("autogpt_server is ready")
+    program.send(signal.SIGSTOP)
+    with pytest.raises(AssertionError, match="still"):
+        eventually(lambda: "died" in program.output, 1.5)
+    program.send(signal.SIGCONT)
+    with pytest.raises(AssertionError, match="still"):
+        eventually(lambda: "died" in program.output, 1.0)
+    program.close()
+
+
+def test_who_is_still_starting_again_is_waited_for(settings: Settings, watch: Watch) -> None:
+    watched = watch(spec_of(Quiet, settings, name="one"))
+    assert watched.supervisor.wait_ready(LIMIT_S)
+    watched.supervisor.add(spec_of(Quiet, settings, name="two"))
+    assert watched.supervisor.wait_ready(LIMIT_S)
+    assert [process.state for process in watched.supervisor.processes()] == [ProcessState.READY] * 2
 
 
 def test_sigterm_drains_one_process_and_sigint_does_nothing(settings: Settings, watch: Watch, tmp_path: Path) -> None:
