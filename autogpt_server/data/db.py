@@ -7,19 +7,34 @@ worker, an occurrence with its run, and the reads that a page of a large run nee
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from autogpt_server.data import engine, migrate
+from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.settings import Settings
 
 if TYPE_CHECKING:
     from prisma import Prisma
 
 T = TypeVar("T")
+
+
+class DatabaseUnavailable(AutoGPTServerError):
+    """The database cannot be read or written at the moment (full, busy, an I/O error); what was asked can be asked again."""
+
+    code = "database_unavailable"
+    retryable = True
+
+
+class CommitUncertain(DatabaseUnavailable):
+    """COMMIT itself failed, so the transaction may or may not be durable; read back before writing again."""
+
+    code = "commit_uncertain"
 
 
 class Database:
@@ -67,6 +82,22 @@ class Database:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+@contextmanager
+def typed_errors() -> Generator[None]:
+    """Raise what concerns the whole database, and not the statement, as `DatabaseUnavailable` or `CommitUncertain`."""
+    try:
+        yield
+    except engine.CommitUncertainError as error:
+        raise CommitUncertain(f"A COMMIT failed and may or may not be durable: {error}") from error
+    except engine.DatabaseBusyError as error:
+        raise DatabaseUnavailable(f"The database is busy: {error}") from error
+    except sqlite3.DatabaseError as error:
+        # Not its subclasses that blame the statement: those are mistakes, which no repetition mends.
+        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+            raise DatabaseUnavailable(f"The database cannot be used at the moment: {error}") from error
+        raise
 
 
 def db_time(moment: datetime | None) -> str | None:

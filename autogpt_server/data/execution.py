@@ -134,7 +134,7 @@ class CommitResult:
     """The outcome for one run, and the error for FAILED."""
 
     outcome: CommitOutcome
-    error: sqlite3.Error | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,18 @@ class NewRun:
     rerun_of_id: str | None = None
     parent_execution_id: str | None = None
     parent_attempt: int | None = None
+
+
+# What is wrong with one run's rows (the last three: values that SQLite cannot hold). Everything else concerns the whole database.
+_REFUSED = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    UnicodeEncodeError,
+    OverflowError,
+    TypeError,
+)
 
 
 def commit(connection: sqlite3.Connection, batch: Sequence[RunCommit]) -> list[CommitResult]:
@@ -233,32 +245,51 @@ class WaitingRun:
     worker_id: str | None
 
 
-def waiting_runs(connection: sqlite3.Connection) -> list[WaitingRun]:
-    """The runs that have begun or wait to begin, oldest first; not those that wait for time or a person."""
-    rows = connection.execute(
-        'SELECT "id", "priority", "workerId" FROM "AgentGraphExecution" WHERE "status" IN (\'QUEUED\', \'RUNNING\') ORDER BY "id"'
-    )
-    return [WaitingRun(*row) for row in rows]
+def waiting_runs(connection: sqlite3.Connection, *, limit: int) -> list[WaitingRun]:
+    """The runs that have begun, and of those that wait to begin the first `limit`: by priority, then oldest first.
+
+    Not those that wait for time or a person.
+    """
+    begun = connection.execute(
+        'SELECT "id", "priority", "workerId" FROM "AgentGraphExecution" WHERE "status" = \'RUNNING\' ORDER BY "id"'
+    ).fetchall()
+    queued = connection.execute(
+        'SELECT "id", "priority", "workerId" FROM "AgentGraphExecution" WHERE "status" = \'QUEUED\' ORDER BY "priority" DESC, "id" LIMIT ?',
+        (limit,),
+    ).fetchall()
+    return [WaitingRun(*row) for row in (*begun, *queued)]
 
 
 def abandon_run(
     connection: sqlite3.Connection, run_id: str, *, epoch: int, seq: int, code: str, message: str, ended_at: str
 ) -> bool:
-    """End a run that cannot be carried on with as FAILED; what had not ended is CANCELED.
+    """End a run that cannot be carried on with as FAILED. What was running is FAILED too, its outcome unknown; what had not begun is CANCELED.
 
     False, and nothing written, unless the run is at `epoch` and `seq`.
     """
     cursor = connection.execute(
-        'UPDATE "AgentGraphExecution" SET "status" = \'FAILED\', "errorCode" = ?, "errorMessage" = ?, "endedAt" = ?, "workerId" = NULL, '
-        '"seq" = "seq" + 1 WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
+        'UPDATE "AgentGraphExecution" SET "status" = \'FAILED\', "reason" = NULL, "errorCode" = ?, "errorMessage" = ?, "endedAt" = ?, '
+        '"workerId" = NULL, "seq" = "seq" + 1 WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
         (code, message, ended_at, run_id, epoch, seq),
     )
     if cursor.rowcount != 1:
         return False
-    connection.execute(
+    failed = connection.execute(
+        'UPDATE "AgentNodeExecution" SET "status" = \'FAILED\', "endedAt" = ?1, "seq" = ?2, "endedSeq" = ?2, '
+        '"errorCode" = \'outcome_unknown\', "error" = ?4 '
+        'WHERE "agentGraphExecutionId" = ?3 AND "endedAt" IS NULL AND "status" IN (\'RUNNING\', \'INTERRUPTED\')',
+        (ended_at, seq + 1, run_id, "The run was ended while the block ran; what it did outside is not known."),
+    ).rowcount
+    canceled = connection.execute(
         'UPDATE "AgentNodeExecution" SET "status" = \'CANCELED\', "endedAt" = ?1, "seq" = ?2, "endedSeq" = ?2 '
         'WHERE "agentGraphExecutionId" = ?3 AND "endedAt" IS NULL AND "status" <> \'INCOMPLETE\'',
         (ended_at, seq + 1, run_id),
+    ).rowcount
+    connection.execute(
+        'UPDATE "AgentGraphExecution" SET "stats" = json_set("stats", '
+        "'$.failed', coalesce(json_extract(\"stats\", '$.failed'), 0) + ?1, '$.unhandled', coalesce(json_extract(\"stats\", '$.unhandled'), 0) + ?1, "
+        "'$.canceled', coalesce(json_extract(\"stats\", '$.canceled'), 0) + ?2) WHERE \"id\" = ?3",
+        (failed, canceled, run_id),
     )
     return True
 
@@ -272,7 +303,7 @@ def _commit_run(connection: sqlite3.Connection, entry: RunCommit) -> CommitResul
             return CommitResult(CommitOutcome.DONE)
         _undo(connection)
         return CommitResult(CommitOutcome.FENCED)
-    except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
+    except _REFUSED as error:
         _undo(connection)
         return CommitResult(CommitOutcome.FAILED, error)
 

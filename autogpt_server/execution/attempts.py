@@ -1,31 +1,37 @@
 """Performs one attempt of one node execution: calls the block, and tells what it yields and how it ends.
 
-A plain `run` is called in a thread, an async one on the event loop. Whatever a block does (raise anything, yield what is no JSON, exit, go on after it was stopped) becomes
-exactly one `Ended` for the planner, after the `Yielded` events that came before it.
+A plain `run` is called in a thread, an async one on the event loop. Whatever a block does (raise anything, yield what is no JSON, exit, go on
+after it was stopped) becomes exactly one `Ended` for the planner, after the `Yielded` events that came before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import cached_property
 from typing import Any, cast
 
-from autogpt_server.data.block import ERROR_PIN, Block, BlockContext, BlockError, Suspend
+from autogpt_server.data.block import ERROR_PIN, Block, BlockContext, BlockError, BlockSchema
+from autogpt_server.execution.failures import describe_failure, traceback_text
 from autogpt_server.execution.gate import Gate
 from autogpt_server.execution.plan import Ended, Yielded
+from autogpt_server.execution.secrets import input_secrets, mask, settings_secrets
 from autogpt_server.execution.state import Execution, Failure
-from autogpt_server.utils import json
+from autogpt_server.utils import faults, json
+from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
-from autogpt_server.utils.json import InvalidJSONValue
+from autogpt_server.utils.logging import get_logger
 from autogpt_server.utils.settings import Settings
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
-_SCALARS = (str, int, float, bool, type(None))
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_MAX_BYTES_PER_CHAR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,8 @@ class Attempt:
     report: Callable[[Attempt, Yielded | Ended], None]
     """Called with each event, in order, from whatever thread the block runs in."""
     stopped: threading.Event = field(default_factory=threading.Event)
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Any] | None = None
+    """The task that an async block runs in, once it runs."""
 
     def stop(self) -> None:
         """Ask the attempt to end: at its next yield in a thread, at its next await on the loop."""
@@ -70,78 +77,133 @@ class ValueTooLarge(BlockError):
     code = "value_too_large"
 
 
-@dataclass(frozen=True, slots=True)
 class Performer:
     """Performs attempts with what they all share."""
 
-    settings: Settings
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    def __init__(self, settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
+        self.settings = settings
+        self._now = now
+        self._pins: dict[type[BlockSchema], frozenset[str]] = {}
+        self._pid = os.getpid()
 
     def run_in_thread(self, attempt: Attempt) -> None:
         """Perform an attempt of a block with a plain `run`; returns when it has ended."""
-        execution, block = attempt.execution, attempt.execution.node.block
         failure: Failure | None = None
-        stopped = False
+        stopped = attempt.stopped.is_set()
+        values: Generator[Any] | None = None
         try:
-            values = cast("Iterator[Any]", block.run(self._input(execution), self._context(attempt)))
-            for item in values:
-                if attempt.stopped.is_set():
-                    stopped = True
-                    break
-                event = self._yielded(execution, block, item)
-                attempt.gate.wait_in_thread(attempt.stopped)
-                attempt.gate.count(len(event.text))
-                attempt.report(attempt, event)
+            if not stopped:
+                values = cast("Generator[Any]", self._call(attempt))
+                for item in values:
+                    if attempt.stopped.is_set():
+                        stopped = True
+                        break
+                    event = self._yielded(attempt.execution, item)
+                    attempt.gate.wait_in_thread(attempt.stopped)
+                    self._pass_on(attempt, event)
         except BaseException as error:  # noqa: BLE001 - a block may raise SystemExit or worse; its end is recorded, and this thread lives on
-            failure = describe_failure(error)
-        attempt.report(
-            attempt,
-            Ended(execution.id, self.now(), failure, stopped or (failure is not None and attempt.stopped.is_set())),
-        )
+            failure = self._failure(attempt, error)
+        if values is not None:
+            try:
+                values.close()  # now, not when the garbage is collected: what it does at its end belongs to this attempt
+            except BaseException as error:  # noqa: BLE001 - as above
+                failure = failure or self._failure(attempt, error)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the block forked, and this is the child coming home: everything here is the parent's
+        self._end(attempt, failure, stopped=stopped)
 
     async def run_on_loop(self, attempt: Attempt) -> None:
         """Perform an attempt of a block with an async `run`; returns when it has ended."""
-        execution, block = attempt.execution, attempt.execution.node.block
+        # From here on `stop` may cancel. Canceled before its first step, a task would never come here and tell its end.
+        attempt.task = asyncio.current_task()
         failure: Failure | None = None
-        stopped = False
+        stopped = attempt.stopped.is_set()
+        values: AsyncGenerator[Any] | None = None
         try:
-            values = cast("AsyncIterator[Any]", block.run(self._input(execution), self._context(attempt)))
-            async for item in values:
-                event = self._yielded(execution, block, item)
-                await attempt.gate.wait_on_loop()
-                attempt.gate.count(len(event.text))
-                attempt.report(attempt, event)
-                await asyncio.sleep(0)  # a block that never waits must not keep the loop from everything else
+            if not stopped:
+                values = cast("AsyncGenerator[Any]", self._call(attempt))
+                async for item in values:
+                    if attempt.stopped.is_set():  # it went on in spite of being canceled
+                        stopped = True
+                        break
+                    event = self._yielded(attempt.execution, item)
+                    await attempt.gate.wait_on_loop()
+                    self._pass_on(attempt, event)
+                    await asyncio.sleep(0)  # a block that never waits must not keep the loop from everything else
         except asyncio.CancelledError:
             stopped = attempt.stopped.is_set()
             failure = None if stopped else Failure("block_failed", "The block was canceled from within.")
         except BaseException as error:  # noqa: BLE001 - as above
-            failure = describe_failure(error)
-        attempt.report(attempt, Ended(execution.id, self.now(), failure, stopped))
+            failure = self._failure(attempt, error)
+        attempt.task = None
+        if values is not None:
+            try:
+                await values.aclose()
+            except BaseException as error:  # noqa: BLE001 - as above
+                failure = failure or self._failure(attempt, error)
+        self._end(attempt, failure, stopped=stopped)
 
-    def _yielded(self, execution: Execution, block: Block, item: Any) -> Yielded:
-        if not isinstance(item, tuple) or len(cast("tuple[Any, ...]", item)) != 2:
-            raise BlockError(
-                f"The block must yield pairs (pin, value); it yielded {type(cast('object', item)).__name__}."
-            )
-        pin, value = cast("tuple[Any, Any]", item)
+    def _call(self, attempt: Attempt) -> Any:
+        execution, block = attempt.execution, attempt.execution.node.block
+        # What other executions share must not be changed by this one.
+        given = {pin: copy_json(value) for pin, value in (execution.input or {}).items()}
+        faults.reach("attempt.call.before")
+        return block.run(block.input_schema.model_validate(given), self._context(attempt))
+
+    def _pass_on(self, attempt: Attempt, event: Yielded) -> None:
+        attempt.gate.count(len(event.text))
+        attempt.report(attempt, event)
+        faults.reach("attempt.yield.after")
+
+    def _end(self, attempt: Attempt, failure: Failure | None, *, stopped: bool) -> None:
+        faults.reach("attempt.end.before")
+        stopped = stopped or (failure is not None and attempt.stopped.is_set())
+        attempt.report(attempt, Ended(attempt.execution.id, self._now(), failure, stopped))
+
+    def _yielded(self, execution: Execution, item: Any) -> Yielded:
+        pair: tuple[Any, ...] = item if isinstance(item, tuple) else ()
+        if len(pair) != 2:
+            raise BlockError(f"The block must yield pairs (pin, value); it yielded {item.__class__.__name__}.")
+        pin, value = pair
+        if not isinstance(pin, str):
+            raise UnknownOutputPin(f"The name of a pin must be text; the block yielded on {type(pin).__name__}.")
         if pin == ERROR_PIN:
             raise BlockError(value if isinstance(value, str) else json.dumps(value))
-        if pin not in block.output_schema.pins():
-            known = ", ".join(map(repr, block.output_schema.pins()))
-            raise UnknownOutputPin(f"The block yielded on {pin!r}; its pins are {known}.")
-        text = json.dumps(value)
-        if len(text) > self.settings.max_value_bytes:
-            raise ValueTooLarge(
-                f"The value on {pin!r} is larger than {self.settings.max_value_bytes} bytes of JSON (setting MAX_VALUE_BYTES)."
+        known = self._pins_of(execution.node.block)
+        if pin not in known:
+            raise UnknownOutputPin(
+                f"The block yielded on {pin[:100]!r}; its pins are {', '.join(map(repr, sorted(known)))}."
             )
-        # The block may go on changing a list it has yielded; others get what it was.
-        return Yielded(execution.id, self.now(), pin, value if isinstance(value, _SCALARS) else copy_json(value), text)
+        text = json.dumps(value)
+        limit = self.settings.max_value_bytes
+        if len(text) * _MAX_BYTES_PER_CHAR > limit and len(text.encode()) > limit:
+            raise ValueTooLarge(f"The value on {pin!r} is larger than {limit} bytes of JSON (setting MAX_VALUE_BYTES).")
+        # Made again from its text: the block may go on changing what it has yielded, and others get what is on record, no more and no less.
+        return Yielded(
+            execution.id, self._now(), str(pin), value if type(value) in _SCALARS else json.loads(text), text
+        )
 
-    def _input(self, execution: Execution) -> Any:
-        schema = execution.node.block.input_schema
-        # What other executions share must not be changed by this one.
-        return schema.model_validate({pin: copy_json(value) for pin, value in (execution.input or {}).items()})
+    def _pins_of(self, block: Block) -> frozenset[str]:
+        pins = self._pins.get(block.output_schema)
+        if pins is None:
+            pins = self._pins[block.output_schema] = frozenset(block.output_schema.pins())
+        return pins
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        secrets = _Secrets(self.settings, attempt.execution)
+        failure = describe_failure(error)
+        failure = Failure(failure.code, mask(failure.message, secrets.texts))
+        if not isinstance(
+            error, AutoGPTServerError
+        ):  # not a foreseen failure: whoever mends the block wants to see where
+            log.info(
+                "block raised",
+                run_id=attempt.run.run_id,
+                node_exec_id=attempt.execution.id,
+                block=attempt.execution.node.block.name,
+                traceback=mask(traceback_text(error), secrets.texts),
+            )
+        return failure
 
     def _context(self, attempt: Attempt) -> BlockContext:
         execution = attempt.execution
@@ -153,29 +215,44 @@ class Performer:
             attempt=attempt.number,
             idempotency_key=execution.id,
             settings=self.settings,
-            logger=logging.LoggerAdapter(logging.getLogger(f"block.{execution.node.block.name}"), ids),
-            now=self.now,
+            logger=_BlockLog(execution.node.block.name, ids, _Secrets(self.settings, execution)),
+            now=self._now,
         )
 
 
-def describe_failure(error: BaseException) -> Failure:
-    """An exception as a failure that can be shown: a code that programs may rely on, and the message."""
-    match error:
-        case InvalidJSONValue():
-            return Failure(error.code, f"The block yielded a value that is not JSON: {error}")
-        case AutoGPTServerError():
-            return Failure(error.code, str(error))
-        case Suspend():
-            return Failure(
-                "not_supported", "The block asked to be suspended, which this version of the server cannot do yet."
-            )
-        case SystemExit() | KeyboardInterrupt() | GeneratorExit():
-            return Failure("block_failed", f"The block tried to end the process ({type(error).__name__}).")
-        case MemoryError():
-            return Failure("out_of_memory", "The block ran out of memory.")
-        case _:
-            words = str(error)
-            return Failure("block_failed", f"{type(error).__name__}: {words}" if words else type(error).__name__)
+class _Secrets:
+    """The secrets of one attempt, looked for when they are first asked about."""
+
+    def __init__(self, settings: Settings, execution: Execution) -> None:
+        self._settings = settings
+        self._execution = execution
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        schema = self._execution.node.block.input_schema
+        return frozenset(
+            (*input_secrets(schema, self._execution.input or {}), *settings_secrets(self._settings)),
+        )
+
+
+class _BlockLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of one attempt: says whose it is, and hides the secrets that came with the input."""
+
+    def __init__(self, block: str, ids: Mapping[str, str], secrets: _Secrets) -> None:
+        super().__init__(logging.getLogger(f"block.{block}"), {"event_fields": dict(ids)})
+        self._secrets = secrets
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if not self.isEnabledFor(level):
+            return
+        text = str(msg) % args if args else str(msg)
+        error = kwargs.pop("exc_info", None)
+        if isinstance(error, BaseException):
+            text = f"{text}: {traceback_text(error)}"
+        elif error:
+            text = f"{text}: {traceback_text()}"
+        kwargs.setdefault("stacklevel", 2)
+        super().log(level, "%s", mask(text, self._secrets.texts), **kwargs)
 
 
 def copy_json(value: Any) -> Any:

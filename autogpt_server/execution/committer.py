@@ -7,18 +7,17 @@ outside the worker hears of an event before the transaction that holds it is dur
 from __future__ import annotations
 
 import asyncio
-import logging
-import sqlite3
 from collections.abc import Sequence
 from typing import Protocol
 
-from autogpt_server.data.db import Database
-from autogpt_server.data.engine import CommitUncertainError
+from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, typed_errors
 from autogpt_server.data.execution import CommitOutcome, CommitResult, RunCommit, commit, committed_seq
+from autogpt_server.utils import faults
+from autogpt_server.utils.logging import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
-_RETRY_S = 1.0
+RETRY_S = 1.0
 """Pause after the database refused a whole transaction (disk full, I/O error)."""
 
 
@@ -31,6 +30,10 @@ class Source(Protocol):
 
     def written(self, entry: RunCommit, result: CommitResult) -> None:
         """Learn what became of a cut."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """`cut` or `written` raised: only this run suffers from it."""
         ...
 
 
@@ -60,11 +63,13 @@ class Committer:
             await self._wake.wait()
             self._wake.clear()
             dirty, self._dirty = self._dirty, {}
-            cuts = [(source, entry) for source in dirty if (entry := source.cut()) is not None]
+            cuts = [(source, entry) for source in dirty if (entry := _cut(source)) is not None]
             if cuts:
+                faults.reach("committer.write.before")
                 results = await self._write([entry for _, entry in cuts])
+                faults.reach("committer.write.after")
                 for (source, entry), result in zip(cuts, results, strict=True):
-                    source.written(entry, result)
+                    _tell(source, entry, result)
             if not self._dirty:
                 self._idle.set()
 
@@ -72,16 +77,17 @@ class Committer:
         """Write a batch, however often it takes: what was cut must not be lost while this worker owns its runs."""
         while True:
             try:
-                return await self._db.write(lambda connection: commit(connection, batch))
-            except CommitUncertainError as error:
-                log.warning("commit may have failed, reading again", extra={"error": str(error)})
+                with typed_errors():
+                    return await self._db.write(lambda connection: commit(connection, batch))
+            except CommitUncertain as error:
+                log.warning("commit may have failed, reading again", error=str(error))
                 results = await self._what_became_of(batch)
                 if results is not None:
                     return results
-            except sqlite3.Error as error:
-                # SQLITE_FULL, SQLITE_IOERR, SQLITE_READONLY, ...: runs pause here, nothing that depends on the commit goes on.
-                log.error("database refused a commit, trying again", extra={"error": str(error)})  # noqa: TRY400
-                await asyncio.sleep(_RETRY_S)
+            except DatabaseUnavailable as error:
+                # Runs pause here: nothing that depends on the commit goes on.
+                log.error("database refused a commit, trying again", error=str(error))  # noqa: TRY400
+            await asyncio.sleep(RETRY_S)
 
     async def _what_became_of(self, batch: Sequence[RunCommit]) -> list[CommitResult] | None:
         """The results of a transaction whose COMMIT raised, or None if it left nothing.
@@ -90,14 +96,30 @@ class Committer:
         """
         while True:
             try:
-                reached = await self._db.read(
-                    lambda connection: [committed_seq(connection, entry.run_id) for entry in batch]
-                )
-            except sqlite3.Error as error:
-                log.error("database cannot be read, trying again", extra={"error": str(error)})  # noqa: TRY400
-                await asyncio.sleep(_RETRY_S)
+                with typed_errors():
+                    reached = await self._db.read(
+                        lambda connection: [committed_seq(connection, entry.run_id) for entry in batch]
+                    )
+            except DatabaseUnavailable as error:
+                log.error("database cannot be read, trying again", error=str(error))  # noqa: TRY400
+                await asyncio.sleep(RETRY_S)
                 continue
             moved = [position == (entry.epoch, entry.to_seq) for position, entry in zip(reached, batch, strict=True)]
             if not any(moved):
                 return None
             return [CommitResult(CommitOutcome.DONE if done else CommitOutcome.FENCED) for done in moved]
+
+
+def _cut(source: Source) -> RunCommit | None:
+    try:
+        return source.cut()
+    except Exception as error:  # noqa: BLE001 - a mistake in one run's rows must not keep the others from the disk
+        source.fail(error)
+        return None
+
+
+def _tell(source: Source, entry: RunCommit, result: CommitResult) -> None:
+    try:
+        source.written(entry, result)
+    except Exception as error:  # noqa: BLE001 - as above
+        source.fail(error)

@@ -27,7 +27,8 @@ class Dispatcher:
         self._heap: list[tuple[int, str]] = []
         self._waiting: dict[str, int] = {}
         self._holder: dict[str, str] = {}
-        self._held: dict[str, set[str]] = {}
+        self._held: dict[str, dict[str, int]] = {}
+        """Worker -> run -> its priority."""
 
     def offer(self, run_id: str, priority: int) -> None:
         """A run wants a worker. Offering it again, or while a worker holds it, changes nothing."""
@@ -44,12 +45,20 @@ class Dispatcher:
         """A worker no longer holds these runs."""
         for run_id in run_ids:
             if self._holder.get(run_id) == worker_id:
+                self._held[worker_id].pop(run_id)
                 del self._holder[run_id]
-                self._held[worker_id].discard(run_id)
+
+    def take_back(self, worker_id: str, run_ids: Iterable[str]) -> None:
+        """Runs that were given to a worker have not reached it: they wait again."""
+        for run_id in run_ids:
+            if self._holder.get(run_id) == worker_id:
+                priority = self._held[worker_id][run_id]
+                self.done(worker_id, [run_id])
+                self.offer(run_id, priority)
 
     def worker_died(self, worker_id: str) -> list[str]:
         """Forget a worker; answers the runs that it held."""
-        held = sorted(self._held.pop(worker_id, ()))
+        held = sorted(self._held.pop(worker_id, {}))
         for run_id in held:
             del self._holder[run_id]
         return held
@@ -66,18 +75,20 @@ class Dispatcher:
     def assign(self, benches: Iterable[Bench]) -> None:
         """Give waiting runs to workers that wait, one at a time to the one that holds the fewest."""
         open_benches = [bench for bench in benches if bench.room > 0]
-        while open_benches and (run_id := self._next_waiting()) is not None:
+        while open_benches and (found := self._next_waiting()) is not None:
+            run_id, priority = found
             bench = min(open_benches, key=lambda bench: len(self._held.get(bench.worker_id, ())))
             bench.given.append(run_id)
             bench.room -= 1
             self._holder[run_id] = bench.worker_id
-            self._held.setdefault(bench.worker_id, set()).add(run_id)
+            self._held.setdefault(bench.worker_id, {})[run_id] = priority
             if bench.room == 0:
                 open_benches.remove(bench)
 
-    def _next_waiting(self) -> str | None:
+    def _next_waiting(self) -> tuple[str, int] | None:
         while self._heap:
             _, run_id = heapq.heappop(self._heap)
-            if self._waiting.pop(run_id, None) is not None:
-                return run_id
+            priority = self._waiting.pop(run_id, None)
+            if priority is not None:
+                return run_id, priority
         return None

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from autogpt_server.utils.service import expose
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Runs for a worker."""
+
+    number: int
+    """Counts the assignments to one worker, from 1; the worker confirms it by naming it when it asks again."""
+    run_ids: list[str]
 
 
 class ManagerInterface:
@@ -16,8 +27,11 @@ class ManagerInterface:
         raise NotImplementedError
 
     @expose()
-    async def next_runs(self, worker_id: str, done: list[str], room: int) -> list[str]:
-        """Called by a worker: `done` are runs it no longer holds. Answers up to `room` runs to perform, after at most a second."""
+    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
+        """Called by a worker: `done` are runs it no longer holds. Answers up to `room` runs to perform, after at most a second.
+
+        `received` is the number of the last assignment that has arrived; one that was lost on its way is thereby known to be.
+        """
         raise NotImplementedError
 
 

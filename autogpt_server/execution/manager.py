@@ -7,40 +7,51 @@ free (rule D5), and what was running then is judged by the planner (rule D4).
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autogpt_server.data.db import Database
+from autogpt_server.data.db import Database, DatabaseUnavailable, typed_errors
 from autogpt_server.data.execution import WaitingRun, waiting_runs
 from autogpt_server.execution.dispatch import Bench, Dispatcher
-from autogpt_server.execution.interfaces import ManagerInterface
-from autogpt_server.execution.worker import worker_lock_path
-from autogpt_server.utils.locks import LockFile
+from autogpt_server.execution.interfaces import Assignment, ManagerInterface
+from autogpt_server.utils import faults
+from autogpt_server.utils.errors import AutoGPTServerError
+from autogpt_server.utils.instance import Instance
+from autogpt_server.utils.logging import get_logger
 from autogpt_server.utils.process import ORPHAN_GRACE_S, ProcessContext, ProcessSpec
 from autogpt_server.utils.service import AppService
 from autogpt_server.utils.settings import Settings
-from autogpt_server.utils.supervisor import EventKind, ProcessEvent, Supervisor
+from autogpt_server.utils.supervisor import EventKind, ProcessEvent, RestartPolicy, Supervisor
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 SWEEP_S = 1.0
 """Between two looks for runs of which no hint told."""
 LONG_POLL_S = 1.0
 """How long a worker that asks for runs is kept waiting when there are none."""
-HUNG_S = 60.0
-"""A worker whose loop has not moved for so long is killed."""
+SWEEP_RUNS = 5000
+"""Runs that wait to begin and are read in one sweep; the others come when these have begun."""
+DRAIN_MARGIN_S = 0.5
+"""Kept back from the time to drain, so that this process sees its workers end."""
+WORKER_RESTARTS = RestartPolicy(max_delay_s=2.0, give_up_after=1_000_000_000)
+"""Workers are started again for ever: one run that kills its worker must not end the server for all others."""
 _WORKER = "autogpt_server.execution.worker:Worker"
 
 
 @dataclass(slots=True)
 class _Waiter:
     bench: Bench
-    answered: asyncio.Future[None]
+    answered: asyncio.Future[Assignment]
+
+
+class WorkersNotReady(AutoGPTServerError):
+    """The workers could not be started; the log says why."""
+
+    code = "workers_not_ready"
+    retryable = True
 
 
 class ExecutionManager(ManagerInterface, AppService):
@@ -54,7 +65,10 @@ class ExecutionManager(ManagerInterface, AppService):
         """Name of each live worker process -> its incarnation."""
         self._orphans: dict[str, float] = {}
         """Incarnation of a worker that is not ours but holds its lock -> since when it is known."""
+        self._last: dict[str, Assignment] = {}
+        """Worker -> what it was given last."""
         self._sweep_now = asyncio.Event()
+        self._is_draining = False
 
     async def serve(self, context: ProcessContext) -> None:
         """Keep the workers running and the queue moving until drained."""
@@ -63,22 +77,25 @@ class ExecutionManager(ManagerInterface, AppService):
             [self._worker_spec(number, context) for number in range(1, self.settings.num_graph_workers + 1)],
             on_event=self._pass_worker_event,
             drain_limit_s=self.settings.drain_limit_s,
+            policy=WORKER_RESTARTS,
         )
         async with await Database.open(self.settings) as db:
             supervisor.start()
             if not await asyncio.to_thread(supervisor.wait_ready, self.settings.start_limit_s):
-                raise RuntimeError("the workers did not become ready")
+                raise WorkersNotReady
             await context.ready(f"{self.settings.num_graph_workers} workers")
             sweeping = asyncio.create_task(self._sweep(db))
             drained = asyncio.create_task(context.drain_requested())
             await asyncio.wait({sweeping, drained}, return_when=asyncio.FIRST_COMPLETED)
             if sweeping.done():
                 sweeping.result()
+            self._is_draining = True
             sweeping.cancel()
-            for process in supervisor.processes():
-                supervisor.remove(process.name)  # all at once: each gets the whole of the time
+            left_s = context.drain_left_s()
+            for process in supervisor.processes():  # all at once: each gets the whole of the time
+                supervisor.remove(process.name, limit_s=max(0.0, left_s - DRAIN_MARGIN_S))
             supervisor.request_drain()
-            await asyncio.to_thread(supervisor.join, context.drain_left_s())
+            await asyncio.to_thread(supervisor.join, left_s)
 
     # --- what others ask (ManagerInterface) ----------------------------------------------------------------------
 
@@ -87,26 +104,39 @@ class ExecutionManager(ManagerInterface, AppService):
         self._dispatcher.offer(run_id, priority)
         self._answer_waiters()
 
-    async def next_runs(self, worker_id: str, done: list[str], room: int) -> list[str]:
+    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         """Take note of what a worker is done with, and give it runs as soon as there are some."""
+        last = self._last.get(worker_id) or Assignment(0, [])
+        if last.number > received:
+            log.warning("assignment was lost on its way", worker_id=worker_id, runs=len(last.run_ids))
+            self._dispatcher.take_back(worker_id, last.run_ids)
         self._dispatcher.done(worker_id, done)
         waiter = _Waiter(Bench(worker_id, room), self._loop.create_future())
         self._waiters[worker_id] = waiter
         self._answer_waiters()
         try:
-            await asyncio.wait_for(waiter.answered, LONG_POLL_S)
+            return await asyncio.wait_for(waiter.answered, LONG_POLL_S)
         except TimeoutError:
+            return Assignment(last.number, [])
+        finally:
             if self._waiters.get(worker_id) is waiter:
                 del self._waiters[worker_id]
-        return waiter.bench.given
 
     def _answer_waiters(self) -> None:
-        self._dispatcher.assign(waiter.bench for waiter in self._waiters.values())
+        if self._is_draining:
+            return
+        # A worker of a former manager may ask for as long as it takes it to notice; it would take the runs with it.
+        ours = set(self._workers.values())
+        self._dispatcher.assign(waiter.bench for worker_id, waiter in self._waiters.items() if worker_id in ours)
         for worker_id, waiter in list(self._waiters.items()):
-            if waiter.bench.given:
-                del self._waiters[worker_id]
-                if not waiter.answered.done():
-                    waiter.answered.set_result(None)
+            if not waiter.bench.given:
+                continue
+            del self._waiters[worker_id]
+            last = self._last.get(worker_id)
+            answer = self._last[worker_id] = Assignment((last.number if last else 0) + 1, waiter.bench.given)
+            faults.reach("manager.assign.after")
+            if not waiter.answered.done():
+                waiter.answered.set_result(answer)
 
     # --- workers -------------------------------------------------------------------------------------------------
 
@@ -118,7 +148,7 @@ class ExecutionManager(ManagerInterface, AppService):
             log=context.log_setup,
             ready_limit_s=self.settings.start_limit_s,
             drain_limit_s=self.settings.drain_limit_s,
-            hung_limit_s=HUNG_S,
+            hung_limit_s=self.settings.worker_hung_limit_s,
         )
 
     def _pass_worker_event(self, event: ProcessEvent) -> None:
@@ -127,10 +157,13 @@ class ExecutionManager(ManagerInterface, AppService):
     def _on_worker_event(self, event: ProcessEvent) -> None:
         if event.kind is EventKind.READY:
             self._workers[event.name] = event.detail
+            self._answer_waiters()
         elif event.kind is EventKind.EXITED and (worker_id := self._workers.pop(event.name, None)) is not None:
             self._waiters.pop(worker_id, None)
+            self._last.pop(worker_id, None)
             lost = self._dispatcher.worker_died(worker_id)
-            log.warning("worker ended", extra={"worker": event.name, "runs": len(lost), "why": event.detail})
+            if not self._is_draining:
+                log.warning("worker ended", worker=event.name, runs=len(lost), why=event.detail)
             self._sweep_now.set()
 
     # --- the queue -----------------------------------------------------------------------------------------------
@@ -138,32 +171,35 @@ class ExecutionManager(ManagerInterface, AppService):
     async def _sweep(self, db: Database) -> None:
         while True:
             self._sweep_now.clear()
+            faults.reach("manager.sweep.before")
             try:
-                self._offer(await db.read(waiting_runs))
-            except sqlite3.Error as error:
-                log.error("queue cannot be read, trying again", extra={"error": str(error)})  # noqa: TRY400
+                with typed_errors():
+                    runs = await db.read(lambda connection: waiting_runs(connection, limit=SWEEP_RUNS))
+            except DatabaseUnavailable as error:
+                log.error("queue cannot be read, trying again", error=str(error))  # noqa: TRY400
+            else:
+                self._offer(runs)
             try:
                 await asyncio.wait_for(self._sweep_now.wait(), SWEEP_S)
             except TimeoutError:
                 continue
 
     def _offer(self, runs: Sequence[WaitingRun]) -> None:
-        free: dict[str, bool] = {}
+        ours = set(self._workers.values())
+        gone: dict[str, bool] = {}
         for run in runs:
-            if self._dispatcher.holder(run.id) is not None:
-                continue
             owner = run.worker_id
-            if owner is not None and owner not in self._workers.values():
-                if owner not in free:
-                    free[owner] = self._is_gone(owner)
-                if not free[owner]:
+            if owner is not None and owner not in ours:
+                if owner not in gone:
+                    gone[owner] = self._is_gone(owner)
+                if not gone[owner]:
                     continue
             self._dispatcher.offer(run.id, run.priority)
         self._answer_waiters()
 
     def _is_gone(self, worker_id: str) -> bool:
         """Whether a worker that is not ours any more can do nothing. One that holds on beyond its grace (stopped, stuck) is killed."""
-        lock = LockFile(worker_lock_path(self.settings, worker_id))
+        lock = Instance(self.settings).worker_lock(worker_id)
         if lock.is_free():
             self._orphans.pop(worker_id, None)
             lock.discard()
@@ -171,9 +207,9 @@ class ExecutionManager(ManagerInterface, AppService):
         since = self._orphans.setdefault(worker_id, time.monotonic())
         holder = lock.holder()
         if holder is not None and time.monotonic() - since > ORPHAN_GRACE_S + SWEEP_S:
-            log.warning("killing a worker that was left behind", extra={"worker_id": worker_id, "pid": holder.pid})
+            log.warning("killing a worker that was left behind", worker_id=worker_id, pid=holder.pid)
             try:
                 os.kill(holder.pid, signal.SIGKILL)
             except ProcessLookupError:
-                log.info("it has ended meanwhile", extra={"pid": holder.pid})
+                log.info("it has ended meanwhile", pid=holder.pid)
         return False

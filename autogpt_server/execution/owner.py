@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -11,12 +10,18 @@ from autogpt_server.data.block import Effects
 from autogpt_server.data.execution import CommitOutcome, CommitResult, RunCommit, RunSnapshot
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.attempts import Attempt, RunIds
+from autogpt_server.execution.failures import traceback_text
 from autogpt_server.execution.gate import Gate
-from autogpt_server.execution.plan import Ended, Event, OwnerDied, Planner, Started, Todo, Yielded
+from autogpt_server.execution.plan import Close, Ended, Event, OwnerDied, Planner, Started, Todo, Yielded
 from autogpt_server.execution.rows import take_changes
-from autogpt_server.execution.state import Execution, RunState
+from autogpt_server.execution.state import Execution, Failure, RunState
+from autogpt_server.utils.logging import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
+
+_INTERNAL = Failure(
+    "internal_error", "The server could not go on with this run. That is a mistake of the server; its log says more."
+)
 
 
 class Workshop(Protocol):
@@ -54,8 +59,8 @@ class Workshop(Protocol):
         """The worker is done with the run: it has ended, waits, or belongs to another worker."""
         ...
 
-    def abandon(self, entry: RunCommit, error: Exception | None) -> None:
-        """The database refused the run's rows: end it as failed."""
+    def abandon(self, owner: RunOwner, failure: Failure) -> None:
+        """End the run as failed, where its committed rows stand, and then release it."""
         ...
 
 
@@ -81,14 +86,17 @@ class RunOwner:
         self._planner = planner
         self._inline_value_bytes = inline_value_bytes
         self._epoch = snapshot.epoch + 1
-        self._claimed = False
+        self._cut_epoch = snapshot.epoch
         self._cut_seq = snapshot.seq
+        self.durable_epoch = snapshot.epoch
         self.durable_seq = snapshot.seq
+        """What is committed: of this owner, or of the one before while nothing of this one is."""
         self._ahead = _Ahead()
-        self._in_flight = _Ahead()
+        self._in_flight: _Ahead | None = None
         self._attempts: dict[str, Attempt] = {}
         self._waiting_for_commit: list[tuple[int, Attempt]] = []
         self._is_gone = False
+        self._failure: Failure | None = None
 
     def take_up(self) -> None:
         """Begin: carry on where the last owner, or the one who made the run, left off."""
@@ -99,7 +107,7 @@ class RunOwner:
 
     def apply(self, event: Event) -> None:
         """One event, and what follows from it."""
-        if self._is_gone:
+        if self._is_gone or self._failure is not None:
             return
         if isinstance(event, Yielded):
             self._ahead.values += 1
@@ -114,25 +122,42 @@ class RunOwner:
 
     def begin(self, execution: Execution) -> bool:
         """There is room: start the attempt, unless the execution has been canceled meanwhile. Answers whether an attempt begins."""
-        if self._is_gone:
+        if self._is_gone or self._failure is not None:
             return False
         self.apply(Started(execution.id, self._workshop.now()))
         if execution.status is not NodeStatus.RUNNING:
             return False
         attempt = Attempt(execution, execution.attempt, self.ids, self.gate, self._report)
         self._attempts[execution.id] = attempt
-        if execution.node.block.effects_for(execution.input or {}) is Effects.PURE:
+        if execution.node.effects_of(execution.input or {}) is Effects.PURE:
             self._workshop.launch(attempt)
         else:  # what touches the outside starts only once it is on record that it was started
             self._waiting_for_commit.append((self.state.seq, attempt))
         return True
 
+    @staticmethod
+    def _effects_of(execution: Execution) -> Effects:
+        try:
+            return execution.node.block.effects_for(execution.input or {})
+        except Exception as error:  # noqa: BLE001 - the block's own code; what is not known to be harmless is treated as unsafe
+            log.warning("effects_for raised", block=execution.node.block.name, error=type(error).__name__)
+            return Effects.UNSAFE
+
     def _report(self, attempt: Attempt, event: Yielded | Ended) -> None:
         self._workshop.report(self, attempt, event)
 
+    def check_time(self, now: datetime, max_duration_s: float) -> None:
+        """End the run if it has taken too long; the planner itself only looks when something happens (rule F12)."""
+        started = self.state.started_at
+        if started is None or self.state.closing is not None or self.state.status.is_terminal:
+            return
+        if (now - started).total_seconds() > max_duration_s:
+            message = f"This run took longer than {max_duration_s:g} seconds (setting MAX_RUN_DURATION_S)."
+            self.apply(Close(now, RunStatus.FAILED, Failure("limit_exceeded", message)))
+
     def cut(self) -> RunCommit | None:
         """Take what has happened since the last cut (`committer.Source`)."""
-        if self._is_gone or self.state.seq == self._cut_seq:
+        if self._is_gone or self._failure is not None or self.state.seq == self._cut_seq:
             return None
         entry = RunCommit(
             run_id=self.state.id,
@@ -141,26 +166,45 @@ class RunOwner:
             from_seq=self._cut_seq,
             to_seq=self.state.seq,
             changes=take_changes(self.state, inline_value_bytes=self._inline_value_bytes),
-            claim=not self._claimed,
+            claim=self._cut_epoch != self._epoch,
             progress=self._ahead.progress,
         )
-        self._claimed = True
-        self._cut_seq = self.state.seq
+        self._cut_epoch, self._cut_seq = self._epoch, self.state.seq
         self._in_flight, self._ahead = self._ahead, _Ahead()
         return entry
 
     def written(self, entry: RunCommit, result: CommitResult) -> None:
         """Learn what became of a cut (`committer.Source`)."""
-        self.gate.settle(self._in_flight.values, self._in_flight.value_bytes)
+        if self._in_flight is not None:
+            self.gate.settle(self._in_flight.values, self._in_flight.value_bytes)
+            self._in_flight = None
         match result.outcome:
             case CommitOutcome.DONE:
-                self._durable(entry.to_seq)
+                self.durable_epoch, self.durable_seq = entry.epoch, entry.to_seq
+                self._workshop.reached(self)
+                if self._failure is not None:
+                    self._abandon()
+                else:
+                    self._durable()
             case CommitOutcome.FENCED:
-                log.warning("run has another owner, dropping it", extra={"run_id": self.state.id, "epoch": self._epoch})
+                log.warning("run has another owner, dropping it", run_id=self.state.id, epoch=self._epoch)
                 self.drop()
             case CommitOutcome.FAILED:
-                self.drop()
-                self._workshop.abandon(entry, result.error)
+                self.fail(result.error or RuntimeError("rows refused"))
+
+    def fail(self, error: Exception) -> None:
+        """Something that cannot happen has happened: what is in memory is not to be built on. End the run as failed."""
+        if self._is_gone or self._failure is not None:
+            return
+        log.error("run cannot be carried on with", run_id=self.state.id, traceback=traceback_text(error))
+        self._failure = _INTERNAL
+        self.stop_attempts()
+        if self._in_flight is None:  # else once it is known what is committed
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._leave()
+        self._workshop.abandon(self, self._failure or _INTERNAL)
 
     def stop_attempts(self) -> None:
         """Ask all running attempts to end."""
@@ -169,18 +213,19 @@ class RunOwner:
 
     def drop(self) -> None:
         """Have nothing more to do with the run."""
-        if self._is_gone:
-            return
+        if not self._is_gone:
+            self._leave()
+            self._workshop.release(self)
+
+    def _leave(self) -> None:
         self._is_gone = True
         for _, attempt in self._waiting_for_commit:
             self._workshop.discard(attempt)
         self._waiting_for_commit.clear()
         self.stop_attempts()
-        self._workshop.release(self)
 
-    def _durable(self, seq: int) -> None:
-        self.durable_seq = seq
-        self._workshop.reached(self)
+    def _durable(self) -> None:
+        seq = self.durable_seq
         begun = [attempt for at, attempt in self._waiting_for_commit if at <= seq]
         self._waiting_for_commit = [(at, attempt) for at, attempt in self._waiting_for_commit if at > seq]
         for attempt in begun:

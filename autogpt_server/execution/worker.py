@@ -8,50 +8,55 @@ held nobody else takes its runs (rule D5).
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
+from functools import partial
 from typing import Any, cast
 
 from autogpt_server.blocks import get_blocks
-from autogpt_server.data.db import Database, db_time
-from autogpt_server.data.execution import RunCommit, abandon_run, load_run, run_key
+from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed_errors
+from autogpt_server.data.execution import RunKey, abandon_run, load_run, run_key
 from autogpt_server.execution.attempts import Attempt, Performer
-from autogpt_server.execution.committer import Committer
+from autogpt_server.execution.committer import RETRY_S, Committer
+from autogpt_server.execution.failures import traceback_text
 from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface
 from autogpt_server.execution.owner import RunOwner
 from autogpt_server.execution.plan import Ended, Planner, Yielded
 from autogpt_server.execution.restore import restore_run, static_pins
+from autogpt_server.execution.slots import Slots
 from autogpt_server.execution.start import run_limits
 from autogpt_server.execution.state import Execution, Failure
 from autogpt_server.execution.topologies import Topologies
+from autogpt_server.utils import faults
+from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
-from autogpt_server.utils.locks import LockFile, LockOwner
+from autogpt_server.utils.instance import Instance
+from autogpt_server.utils.locks import LockOwner
+from autogpt_server.utils.logging import get_logger
 from autogpt_server.utils.process import AppProcess, ProcessContext
 from autogpt_server.utils.service import get_service_client
 from autogpt_server.utils.settings import Settings
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 MAX_RUNS = 256
 """Runs that one worker holds at once."""
 MAX_LOOP_ATTEMPTS = 1000
 """Async blocks that one worker performs at once."""
-_RETRY_S = 0.5
+_ASK_AGAIN_S = 0.5
 """Pause after the manager could not be asked."""
 _FLUSH_S = 1.0
 """Kept back from the time to drain, for the last commits."""
-
-
-def worker_lock_path(settings: Settings, worker_id: str) -> Path:
-    """The lock that a worker holds while it lives. Whoever finds it free may take over the worker's runs."""
-    return settings.state_dir / "workers" / f"{worker_id}.lock"
+_TIME_CHECK_S = 1.0
+"""Between two looks for runs that have taken too long."""
+_NOT_TAKEN_UP = Failure(
+    "internal_error", "The server could not make sense of this run. That is a mistake of the server; its log says more."
+)
 
 
 class Worker(AppProcess):
@@ -63,8 +68,9 @@ class Worker(AppProcess):
         super().__init__(settings)
         self._owners: dict[str, RunOwner] = {}
         self._done: list[str] = []
-        self._in_threads = _Slots(settings.worker_threads, settings.worker_threads)
-        self._on_loop = _Slots(MAX_LOOP_ATTEMPTS, MAX_LOOP_ATTEMPTS)
+        self._has_room = asyncio.Event()
+        self._in_threads = Slots(settings.worker_threads)
+        self._on_loop = Slots(MAX_LOOP_ATTEMPTS)
         self._is_filling = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[tuple[RunOwner, Attempt, Yielded | Ended]] = deque()
@@ -79,30 +85,38 @@ class Worker(AppProcess):
         """Perform runs until drained."""
         self._loop = asyncio.get_running_loop()
         self.worker_id = context.incarnation
-        lock = LockFile(worker_lock_path(self.settings, self.worker_id))
-        if not lock.try_acquire(LockOwner.this_process(context.name, self.worker_id)):
-            raise AutoGPTServerError(f"The lock {lock.path} of a new worker is held by another process.")
+        self._lock(context.name)
         self._manager = get_service_client(ManagerInterface, self.settings)
         self._live = get_service_client(LiveInterface, self.settings)
         self._threads = ThreadPoolExecutor(self.settings.worker_threads, thread_name_prefix="block")
         async with await Database.open(self.settings) as db:
             self._db = db
-            self._topologies = Topologies(db, get_blocks())
+            self._topologies = Topologies(db, get_blocks(self.settings.block_modules))
             self._committer = Committer(db)
             await context.ready(self.worker_id)
             commits = asyncio.create_task(self._committer.run())
             intake = asyncio.create_task(self._take_runs())
+            clock = asyncio.create_task(self._watch_time())
             drained = asyncio.create_task(context.drain_requested())
-            await asyncio.wait({commits, intake, drained}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (commits, intake):
+            await asyncio.wait({commits, intake, clock, drained}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (commits, intake, clock):
                 if task.done():
-                    task.result()  # neither ends unasked: raise what ended it
+                    task.result()  # none ends unasked: raise what ended it
             await self._drain(intake, context.drain_left_s())
+            clock.cancel()
             commits.cancel()
+
+    def _lock(self, name: str) -> None:
+        lock = Instance(self.settings).worker_lock(self.worker_id)
+        if not lock.try_acquire(LockOwner.this_process(name, self.worker_id)):
+            raise AutoGPTServerError(f"The lock {lock.path} of a new worker is held by another process.")
+        # Else the lock would be held for as long as a process lives that a block has forked.
+        os.register_at_fork(after_in_child=lock.release)
 
     async def _drain(self, intake: asyncio.Task[None], left_s: float) -> None:
         """Start nothing more, give what runs the time there is, and write what has happened."""
         self._is_draining = True
+        faults.reach("worker.drain.begun")
         intake.cancel()
         self._check_settled()
         try:
@@ -114,66 +128,106 @@ class Worker(AppProcess):
     # --- runs ----------------------------------------------------------------------------------------------------
 
     async def _take_runs(self) -> None:
+        received = 0
         while True:
+            # Asked without room, the manager would keep us waiting for its whole second.
+            while len(self._owners) >= MAX_RUNS:
+                self._has_room.clear()
+                await self._has_room.wait()
             done, self._done = self._done, []
             try:
-                run_ids = await self._manager.next_runs(self.worker_id, done, MAX_RUNS - len(self._owners))
+                answer = await self._manager.next_runs(self.worker_id, received, done, MAX_RUNS - len(self._owners))
             except AutoGPTServerError as error:
                 self._done = done + self._done
-                log.warning("manager cannot be asked for runs", extra={"error": str(error)})
-                await asyncio.sleep(_RETRY_S)
+                log.warning("manager cannot be asked for runs", error=str(error))
+                await asyncio.sleep(_ASK_AGAIN_S)
                 continue
-            for run_id in run_ids:
+            received = answer.number
+            for run_id in answer.run_ids:
                 await self._take_up(run_id)
 
     async def _take_up(self, run_id: str) -> None:
-        key = None if run_id in self._owners else await self._db.read(lambda connection: run_key(connection, run_id))
-        if key is None:
-            self._done.append(run_id)
+        if run_id in self._owners:
             return
+        faults.reach("worker.take_up.before")
+        key: RunKey | None = None
         try:
-            topology = await self._topologies.get(key.graph_id, key.graph_version)
-            pins = static_pins(topology)
-            snapshot = await self._db.read(lambda connection: load_run(connection, run_id, pins))
-            if snapshot is None:
-                self._done.append(run_id)
-                return
-            state = restore_run(topology, snapshot)
-        except AutoGPTServerError as error:
-            log.error("run cannot be taken up", extra={"run_id": run_id, "error": str(error)})  # noqa: TRY400
-            await self._give_up(run_id, key.epoch, key.seq, Failure(error.code, str(error)))
+            with typed_errors():
+                key = await self._db.read(lambda connection: run_key(connection, run_id))
+                owner = None if key is None else await self._restore(run_id, key)
+        except DatabaseUnavailable as error:
+            log.error("run cannot be read, leaving it for later", run_id=run_id, error=str(error))  # noqa: TRY400
+            owner = None
+        except Exception as error:
+            # Whatever is wrong with this run, it is this run's end and nobody else's.
+            log.exception("run cannot be taken up", run_id=run_id)
+            if key is not None:
+                foreseen = isinstance(error, AutoGPTServerError)
+                failure = Failure(error.code, str(error)) if foreseen else _NOT_TAKEN_UP
+                await self._give_up(run_id, key.epoch, key.seq, failure)
+            owner = None
+        if owner is None:
             self._done.append(run_id)
             return
-        planner = Planner(state, new_id=new_id, limits=self._limits)
-        owner = RunOwner(self, state, planner, snapshot, self.settings.inline_value_bytes)
         self._owners[run_id] = owner
-        owner.take_up()
+        self._guard(owner, owner.take_up)
+
+    async def _restore(self, run_id: str, key: RunKey) -> RunOwner | None:
+        topology = await self._topologies.get(key.graph_id, key.graph_version)
+        pins = static_pins(topology)
+        snapshot = await self._db.read(lambda connection: load_run(connection, run_id, pins))
+        if snapshot is None:
+            return None
+        state = restore_run(topology, snapshot)
+        planner = Planner(state, new_id=new_id, limits=self._limits)
+        return RunOwner(self, state, planner, snapshot, self.settings.inline_value_bytes)
 
     async def _give_up(self, run_id: str, epoch: int, seq: int, failure: Failure) -> None:
+        """End a run as failed, if it still is where we know it to be."""
         ended_at = cast("str", db_time(self.now()))
-        await self._db.write(
-            lambda connection: abandon_run(
-                connection, run_id, epoch=epoch, seq=seq, code=failure.code, message=failure.message, ended_at=ended_at
-            )
-        )
+        while True:
+            try:
+                with typed_errors():
+                    await self._db.write(
+                        lambda connection: abandon_run(
+                            connection,
+                            run_id,
+                            epoch=epoch,
+                            seq=seq,
+                            code=failure.code,
+                            message=failure.message,
+                            ended_at=ended_at,
+                        )
+                    )
+            except DatabaseUnavailable as error:  # asked again even if it was done: then it changes nothing
+                log.error("failed run cannot be written, trying again", run_id=run_id, error=str(error))  # noqa: TRY400
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def _watch_time(self) -> None:
+        while True:
+            await asyncio.sleep(_TIME_CHECK_S)
+            check = partial(RunOwner.check_time, now=self.now(), max_duration_s=self._limits.max_duration_s)
+            for owner in list(self._owners.values()):
+                self._guard(owner, partial(check, owner))
 
     # --- what an owner needs (owner.Workshop) --------------------------------------------------------------------
 
     def now(self) -> datetime:
         """The time, for events."""
-        return datetime.now(UTC)
+        return utc_now()
 
     def enqueue(self, owner: RunOwner, execution: Execution) -> None:
         """Start the execution as soon as there is room."""
-        self._slots(execution).queue.append((owner, execution))
-        if not self._is_filling:
-            self._is_filling = True
-            self._loop.call_soon(self._fill)
+        self._slots(execution).enqueue(owner, execution)
+        self._fill_soon()
 
     def launch(self, attempt: Attempt) -> None:
         """Call the block."""
+        faults.reach("worker.launch.before")
         if attempt.execution.node.runs_on_loop:
-            attempt.task = self._spawn(self._performer.run_on_loop(attempt))
+            self._spawn(self._performer.run_on_loop(attempt))
         else:
             self._threads.submit(self._performer.run_in_thread, attempt)
 
@@ -187,7 +241,9 @@ class Worker(AppProcess):
 
     def discard(self, attempt: Attempt) -> None:
         """Free the room of an attempt that will not be launched."""
-        self._slots(attempt.execution).free += 1
+        self._slots(attempt.execution).free_one()
+        self._fill_soon()
+        self._check_settled()
 
     def changed(self, owner: RunOwner) -> None:
         """Have the owner's changes written soon."""
@@ -203,27 +259,42 @@ class Worker(AppProcess):
         """The run is done with, here."""
         if self._owners.pop(owner.state.id, None) is not None:
             self._done.append(owner.state.id)
+            self._has_room.set()
 
-    def abandon(self, entry: RunCommit, error: Exception | None) -> None:
-        """End a run whose rows the database refused: its state in memory is wrong and must not be built on."""
-        log.error("database refused the rows of a run", extra={"run_id": entry.run_id, "error": str(error)})
-        message = "The server could not record what this run did. That is a mistake of the server; its log says more."
-        epoch = entry.epoch - 1 if entry.claim else entry.epoch
-        self._spawn(self._give_up(entry.run_id, epoch, entry.from_seq, Failure("internal_error", message)))
+    def abandon(self, owner: RunOwner, failure: Failure) -> None:
+        """End a run that went wrong here, as far as it is committed, and release it."""
+
+        async def end() -> None:
+            try:
+                await self._give_up(owner.state.id, owner.durable_epoch, owner.durable_seq, failure)
+            finally:
+                self.release(owner)
+
+        self._spawn(end())
 
     # --- attempts ------------------------------------------------------------------------------------------------
 
-    def _slots(self, execution: Execution) -> _Slots:
+    def _slots(self, execution: Execution) -> Slots:
         return self._on_loop if execution.node.runs_on_loop else self._in_threads
+
+    def _fill_soon(self) -> None:
+        if not self._is_filling:
+            self._is_filling = True
+            self._loop.call_soon(self._fill)
 
     def _fill(self) -> None:
         """Start what is queued as long as there is room."""
         self._is_filling = False
-        for slots in (self._in_threads, self._on_loop):
-            while slots.queue and slots.free and not self._is_draining:
-                owner, execution = slots.queue.popleft()
-                if owner.begin(execution):
-                    slots.free -= 1
+        if not self._is_draining:
+            self._in_threads.fill(self._begin)
+            self._on_loop.fill(self._begin)
+
+    def _begin(self, owner: RunOwner, execution: Execution) -> bool:
+        try:
+            return owner.begin(execution)
+        except Exception as error:  # noqa: BLE001 - a mistake in one run must not stop the others
+            owner.fail(error)
+            return False
 
     def _take_events(self) -> None:
         """Apply what blocks have reported, in the order in which they did."""
@@ -231,8 +302,8 @@ class Worker(AppProcess):
             events, self._events = self._events, deque()
         for owner, attempt, event in events:
             if isinstance(event, Ended):
-                self._slots(attempt.execution).free += 1
-            owner.apply(event)
+                self._slots(attempt.execution).free_one()
+            self._guard(owner, partial(owner.apply, event))
         self._fill()
         self._check_settled()
 
@@ -244,21 +315,20 @@ class Worker(AppProcess):
         reached, self._reached = self._reached, {}
         self._spawn(self._live.runs_reached([(run_id, graph_id, seq) for run_id, (graph_id, seq) in reached.items()]))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    @staticmethod
+    def _guard(owner: RunOwner, step: Callable[[], None]) -> None:
+        """Take a step of one run; a mistake there must not stop the others."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - `fail` logs it and ends the run
+            owner.fail(error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        task.add_done_callback(self._ended)
 
-
-@dataclass(slots=True)
-class _Slots:
-    """Room for attempts of one kind, and what waits for it."""
-
-    size: int
-    free: int
-    queue: deque[tuple[RunOwner, Execution]] = field(default_factory=deque[tuple[RunOwner, Execution]])
-
-    @property
-    def is_unused(self) -> bool:
-        return self.free == self.size
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", traceback=traceback_text(error))

@@ -23,6 +23,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 from urllib.parse import quote
 
 from autogpt_server.data.engine.errors import CommitUncertainError, DatabaseBusyError, EngineClosedError, EngineError
+from autogpt_server.utils import faults
 
 T = TypeVar("T")
 
@@ -132,7 +133,11 @@ def commit(connection: sqlite3.Connection) -> None:
         CommitUncertainError: anything else.
     """
     try:
+        if faults.reach("sqlite.commit.before"):
+            raise sqlite3.OperationalError("disk I/O error")
         connection.execute("COMMIT")
+        if faults.reach("sqlite.commit.after"):
+            raise sqlite3.OperationalError("disk I/O error")
     except sqlite3.Error as error:
         rollback(connection)
         if isinstance(error, sqlite3.IntegrityError):
