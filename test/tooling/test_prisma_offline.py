@@ -64,7 +64,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         },
         **dict.fromkeys((*names, *(name.lower() for name in names)), proxy),
         "NETWORK_RECORD": str(tmp_path / "network"),
-        "NODE_OPTIONS": f"--require={RECORDERS / 'record.cjs'}",
+        "NODE_OPTIONS": f'--require "{RECORDERS / "record.cjs"}"',
         "PYTHONPATH": str(RECORDERS),
     }
     try:
