@@ -280,6 +280,8 @@ class Settings(BaseSettings):
                 f"PYRO_HOST={self.pyro_host} would carry calls between services over the network unencrypted: "
                 "set PYRO_TLS_CERT, PYRO_TLS_KEY and PYRO_TLS_CA, or use 127.0.0.1"
             )
+        if self.pyro_host in {"0.0.0.0", "::"}:  # noqa: S104 - refused, not used
+            raise ValueError(f"PYRO_HOST={self.pyro_host} is no address to connect to: name one of this machine")
         if self.agent_server_port == self.pyro_port:
             raise ValueError(f"AGENT_SERVER_PORT and PYRO_PORT are both {self.pyro_port}: change one")
         return self

@@ -218,6 +218,15 @@ class Customer(AppService):
         return call_blocking(self._shop.pid)
 
 
+class Curious(AppProcess):
+    """Ready when it has talked to the shop, and says what it heard."""
+
+    async def serve(self, context: ProcessContext) -> None:
+        shop = get_service_client(PaintShopInterface, self.settings, timeout_s=20)
+        await context.ready(f"the shop said {await shop.echo('hello')}")
+        await context.drain_requested()
+
+
 class Quiet(AppProcess):
     """Ready at once; works until asked to stop; then writes to a file that it drained, after `linger_s` seconds."""
 

@@ -36,7 +36,7 @@ from autogpt_server.utils.settings import Settings
 from autogpt_server.utils.sockets import PortInUse
 from autogpt_server.utils.supervisor import Supervisor
 from support.processes import Color, Customer, Order, OutOfPaintError, Paint, PaintShop, PaintShopInterface
-from support.running import eventually, free_port, owned, settings_for, spec_of
+from support.running import Program, eventually, free_port, owned, settings_for, spec_of
 
 LIMIT_S = 30.0
 
@@ -346,6 +346,58 @@ def test_pyro_does_not_mind_our_environment(tmp_path: Path) -> None:
         [sys.executable, "-c", code], check=False, env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    import subprocess  # noqa: PLC0415
+
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_with_tls_services_talk_and_silence_holds_up_nobody(tmp_path: Path) -> None:
+    key = ("-newkey", "rsa:2048", "-nodes", "-days", "1")
+    openssl(tmp_path, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    openssl(
+        tmp_path,
+        "req",
+        *key[:3],
+        "-keyout",
+        "one.key",
+        "-out",
+        "one.csr",
+        "-subj",
+        "/CN=one",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    )
+    openssl(
+        tmp_path,
+        *("x509", "-req", "-in", "one.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "1", "-out", "one.pem"),
+        *("-copy_extensions", "copy"),
+    )
+    settings = settings_for(tmp_path)
+    files = {"PYRO_TLS_CERT": "one.pem", "PYRO_TLS_KEY": "one.key", "PYRO_TLS_CA": "ca.pem"}
+    program = Program(settings, "PaintShop,Curious", **{name: str(tmp_path / file) for name, file in files.items()})
+    try:
+        eventually(lambda: not Instance(settings).server_lock.is_free())
+        silent: list[socket.socket] = []
+        eventually(lambda: connects(settings.pyro_port, silent))
+        program.wait_for("autogpt_server is ready")
+        assert "the shop said hello" in program.output
+        with socket.create_connection(("127.0.0.1", settings.pyro_port), timeout=10) as plain:
+            plain.sendall(b"PYRO" + b"\0" * 60)
+            assert b"PYRO" not in plain.recv(4096)
+        silent[0].close()
+    finally:
+        program.close()
+
+
+def connects(port: int, connections: list[socket.socket]) -> bool:
+    try:
+        connections.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+    except OSError:
+        return False
+    return True
 
 
 def test_the_instance_of_the_house_is_private(house: House) -> None:

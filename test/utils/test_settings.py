@@ -103,6 +103,10 @@ def test_unknown_names_of_other_programs_are_left_alone() -> None:
         ({"AGENT_SERVER_HOST": "0.0.0.0"}, "set API_KEYS, or use 127.0.0.1"),
         ({"PYRO_HOST": "192.0.2.1"}, "PYRO_TLS_CERT, PYRO_TLS_KEY and PYRO_TLS_CA"),
         ({"PYRO_TLS_CERT": "c.pem"}, "belong together"),
+        (
+            {"PYRO_HOST": "0.0.0.0", "PYRO_TLS_CERT": "c", "PYRO_TLS_KEY": "k", "PYRO_TLS_CA": "a"},
+            "PYRO_HOST=0.0.0.0 is no address to connect to",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_to_do(

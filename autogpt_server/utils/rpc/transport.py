@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgpack
 
@@ -123,9 +123,17 @@ class _Guarded:
         self._target = target
         self._connections: set[Any] = set()
 
+    def _accept_without_waiting(self) -> None:
+        # Else a client that connects and says nothing would hold up the thread that accepts all others.
+        listener: Any = cast("Any", self).sock
+        if isinstance(listener, ssl.SSLSocket):
+            listener.do_handshake_on_connect = False
+
     def _handshake(self, conn: Any, denied_reason: str | None = None) -> bool:
         # Whoever connects and then says nothing would hold a thread for ever.
         conn.sock.settimeout(_HANDSHAKE_LIMIT_S)
+        if isinstance(conn.sock, ssl.SSLSocket):
+            conn.sock.do_handshake()
         accepted = bool(super()._handshake(conn, denied_reason))
         conn.sock.settimeout(None)
         if accepted:
@@ -148,12 +156,14 @@ class _ServiceDaemon(_Guarded, _Daemon):
     def __init__(self, host: str, handshake: Handshake, target: str) -> None:
         self._prepare(handshake, target)
         _Daemon.__init__(self, host=host, port=0)
+        self._accept_without_waiting()
 
 
 class _NameDaemon(_Guarded, _NameServerDaemon):
     def __init__(self, host: str, port: int, handshake: Handshake) -> None:
         self._prepare(handshake, Pyro5.core.NAMESERVER_NAME)
         _NameServerDaemon.__init__(self, host=host, port=port)
+        self._accept_without_waiting()
 
 
 class _Loop:
