@@ -53,6 +53,9 @@ class _JsError:
     def __init__(self, message: str) -> None:
         self.message = message
 
+    def __repr__(self) -> str:
+        return self.message
+
 
 def _from_python(value: object) -> object:
     return _NULL if value is None else value
@@ -86,7 +89,7 @@ class QueryCompiler:
             "provider": datamodel.provider,
             "connectionInfo": {"supportsRelationJoins": False},
         }
-        self._pointer, error, failed = self._function("querycompiler_new")(self._store, options)
+        self._pointer, error, failed = self._call("querycompiler_new", options)
         if failed:
             raise CompilerError(f"the query compiler refused the schema: {self._describe(self._take(error))}")
 
@@ -99,18 +102,22 @@ class QueryCompiler:
         """
         encoded = query.encode()
         pointer = self._allocate(encoded)
-        try:
-            plan, error, failed = self._function("querycompiler_compile")(
-                self._store, self._pointer, pointer, len(encoded)
-            )
-        except (wasmtime.Trap, wasmtime.WasmtimeError) as trap:
-            raise CompilerError(f"the query compiler failed: {self._panic or trap}") from trap
+        plan, error, failed = self._call("querycompiler_compile", self._pointer, pointer, len(encoded))
         self._compiled += 1
         if self._compiled % _COMPILES_PER_COLLECTION == 0:
             self._store.gc()
         if failed:
             raise self._query_error(self._take(error))
         return cast("dict[str, Any]", self._take(plan))
+
+    def _call(self, name: str, *args: object) -> Any:
+        """Call the compiler. If anything goes wrong on the way (a panic, a bug in the glue below), it is of no use any more."""
+        try:
+            return self._function(name)(self._store, *args)
+        except CompilerError:
+            raise
+        except Exception as error:
+            raise CompilerError(f"the query compiler failed: {self._panic or error}") from error
 
     def _query_error(self, error: object) -> QueryError:
         """What the compiler threw: ``{code, message, meta}`` for errors meant for users, else a JavaScript error."""
@@ -122,9 +129,7 @@ class QueryCompiler:
 
     @staticmethod
     def _describe(error: object) -> str:
-        if isinstance(error, _JsError):
-            return error.message
-        return json.dumps(error, default=repr, ensure_ascii=False)
+        return error.message if isinstance(error, _JsError) else json.dumps(error, default=repr, ensure_ascii=False)
 
     # --- WebAssembly memory ---------------------------------------------------------------------------------------
 

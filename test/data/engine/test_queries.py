@@ -98,6 +98,23 @@ async def test_where(people: Any, where: dict[str, Any], expected: str) -> None:
     assert await people.user.count(where=where) == len(expected)
 
 
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"AND": [{}, {"age": 0}]}, "0"),
+        ({"OR": [{}, {"age": 0}]}, "0"),
+        ({"OR": [{"OR": []}, {"age": 0}]}, "0"),
+        ({"NOT": [{"AND": []}, {"age": {"gt": 0}}]}, "0"),
+        ({"AND": [{"OR": []}]}, "012345"),
+        ({"NOT": {}}, "012345"),
+        ({"age": {}}, "012345"),
+    ],
+)
+async def test_empty_conditions_are_left_out(people: Any, where: dict[str, Any], expected: str) -> None:
+    """As the query compiler has it: an empty condition inside AND, OR or NOT is no condition, neither true nor false."""
+    assert await found(people, where) == [f"u{digit}" for digit in expected]
+
+
 async def test_like_patterns(db: Any) -> None:
     """Prisma passes % and _ of contains, startswith and endswith through to LIKE, on every database."""
     for index, email in enumerate(["a%b", "axb", "a_b"]):
