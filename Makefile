@@ -15,7 +15,7 @@ help: ## show this list
 
 run: ## install what is missing, migrate the database and serve; Ctrl-C stops
 	@$(PYTHON_SCRIPT) scripts/bootstrap.py run
-	@exec $(VENV)/app
+	@exec $(VENV)/python -m autogpt_server.app
 
 test: setup ## run the tests in parallel; make test ARGS="-k schedule" selects some
 	@exec $(VENV)/pytest -n logical $(ARGS)
