@@ -16,7 +16,8 @@ from support.running import free_port
 
 
 def lent(**changes: Any) -> BlockContext:
-    return context(Settings(**{"outgoing_allow_private": True, **changes}))
+    values: dict[str, Any] = {"outgoing_allow_private": True, **changes}
+    return context(Settings(**values))
 
 
 def page(request: Received) -> Reply:

@@ -16,7 +16,7 @@ class OpenAIServer(Loopback):
 
     def __init__(self, model: Callable[[Chat], str | Reply]) -> None:
         super().__init__()
-        self._model = model
+        self.model = model
 
     @property
     def base_url(self) -> str:
@@ -34,7 +34,7 @@ class OpenAIServer(Loopback):
             said = request.headers.get("authorization", "").removeprefix("Bearer ")
             return failure(401, f"Incorrect API key provided: {said}.", "invalid_api_key")
         chat: Chat = request.json
-        text = self._model(chat)
+        text = self.model(chat)
         return text if isinstance(text, Reply) else completion(chat, text)
 
 
