@@ -31,6 +31,7 @@ from autogpt_server.server.body import JsonRoute
 from autogpt_server.server.context import Context, ServerContext
 from autogpt_server.server.graphs import GraphIdPath
 from autogpt_server.server.paging import Paged, PagedExecutions
+from autogpt_server.server.presenting import previewed
 from autogpt_server.server.problems import ValueNotFound
 from autogpt_server.server.responses import json_response, problems
 from autogpt_server.server.shapes import StartedExecution, StartedRunDocument
@@ -149,7 +150,7 @@ async def get_one_run(context: Context, run_id: RunIdPath, *, full: Full = False
     run = await get_run(context.db, run_id)
     output_blocks = [block.id for block in context.blocks.values() if block.kind is BlockKind.OUTPUT]
     outputs = await run_outputs(context.db, run_id, output_blocks, full=full)
-    return await json_response(_RUN, RunWithOutputs.of(shown_run(context, run), outputs))
+    return await json_response(_RUN, RunWithOutputs.of(shown_run(context, run, full=full), outputs))
 
 
 @router.delete(
@@ -205,6 +206,7 @@ def _started(started: StartedRun) -> StartedRunDocument:
     return StartedRunDocument(id=started.id, executions=executions)
 
 
-def shown_run(context: ServerContext, run: Run) -> Run:
-    """The run without the secrets in its input."""
-    return run.model_copy(update={"input": context.presenter.run_input(run.input)})
+def shown_run(context: ServerContext, run: Run, *, full: bool = False) -> Run:
+    """The run without the secrets in its input, and with previews of large values unless they are asked for in full."""
+    shown = context.presenter.run_input(run.input)
+    return run.model_copy(update={"input": shown if full else previewed(shown, context.settings.inline_value_bytes)})
