@@ -143,9 +143,7 @@ class Ticker:
                 runs.append((outcome.due, self._new_run(due, topology, now)))
             else:
                 occurrences.append(NewOccurrence(outcome.due, outcome.status, outcome.code, outcome.reason))
-                log.info(
-                    "occurrence", schedule_id=schedule.id, due=outcome.due, status=outcome.status, code=outcome.code
-                )
+                log.debug("no run", schedule_id=schedule.id, due=outcome.due, status=outcome.status, code=outcome.code)
         return Firing(
             schedule.id,
             schedule.revision,
