@@ -43,7 +43,7 @@ POETRY = TOOLS / "poetry"
 LOGS = TOOLS / "logs"
 ENGINE = ROOT / "autogpt_server" / "data" / "engine"
 
-GROUPS = {"run": "main", "dev": "main,dev"}  # of poetry.lock
+GROUPS = {"run": "main,build", "dev": "main,build,dev"}  # of poetry.lock
 GENERATED = ("Prisma client", "query compiler")  # the steps that `make generate` does in any case
 SUPPORTED = ((3, 11), (3, 13))
 STEP_TIMEOUT_S = 1800.0  # a step on a slow line; pip and npm limit each request themselves
@@ -142,9 +142,10 @@ def install_packages(groups: str) -> None:
     requirements = str(TOOLS / "requirements.txt")
     poetry, python = POETRY / "bin" / "poetry", VENV / "bin" / "python"
     run_tool("export", poetry, "export", "--only", groups, "--without-urls", "--output", requirements)
-    install = ["-m", "pip", "install", "--no-deps", "--require-hashes", "--requirement", requirements]
-    run_tool("packages", python, *install)
-    run_tool("project", poetry, "install", "--only-root", "--no-interaction")
+    install = ["-m", "pip", "install", "--no-deps"]
+    run_tool("packages", python, *install, "--require-hashes", "--requirement", requirements)
+    # Not `poetry install --only-root`: the commands that it writes do not start where the path holds a space.
+    run_tool("project", python, *install, "--no-build-isolation", "--editable", str(ROOT))
 
 
 def install_node_packages() -> None:
