@@ -55,6 +55,15 @@ def hello_graph() -> Graph:
     }
 
 
+EMPTY_REDDIT_CREDENTIALS: Mapping[str, str] = {
+    "client_id": "",
+    "client_secret": "",
+    "username": "",
+    "password": "",
+    "user_agent": "",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RedditMarketing:
     """What the Reddit marketing graph is told."""
@@ -84,10 +93,11 @@ Title: {{title}}
 def reddit_marketing_graph(told: RedditMarketing | None = None) -> Graph:
     """Reads a subreddit, asks a model which posts are relevant to a product, and comments on those.
 
-    Without credentials the nodes have none: such a graph can be saved and edited; Reddit's nodes need them to run.
+    Without credentials for Reddit, empty ones are there to be filled in: such a graph can be saved and edited, and says what it lacks when
+    it runs. Without a key for the model, the server's own is used.
     """
     told = told or RedditMarketing()
-    reddit = {"credentials": dict(told.reddit_credentials)} if told.reddit_credentials else {}
+    reddit = {"credentials": dict(told.reddit_credentials or EMPTY_REDDIT_CREDENTIALS)}
     llm = {"credentials": dict(told.llm_credentials)} if told.llm_credentials else {}
     read = {"subreddit": told.subreddit, "post_limit": told.post_limit, "last_minutes": told.last_minutes, **reddit}
     judge = {

@@ -159,6 +159,9 @@ def test_without_credentials_the_graph_is_saved_and_says_what_it_lacks(world: Wo
     assert (done.returncode, done.stderr) == (0, "")
     assert "It has no credentials for Reddit yet" in done.stdout
     assert "REDDIT_CLIENT_ID, REDDIT_CLIENT_SECRET, REDDIT_USERNAME, REDDIT_PASSWORD" in done.stdout
+    run = world.server.run(seeds.reddit_marketing_graph())
+    (read,) = world.server.node_executions(run, seeds.GET_REDDIT_POSTS)
+    assert "The credentials for Reddit lack client_id" in json.dumps(read["error"])
     done = world.server.cli("test", "reddit", world.server.url, "--run")
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot run without credentials" in done.stderr
