@@ -26,7 +26,7 @@ from autogpt_server.utils.process import ORPHAN_GRACE_S, ExitCode, ProcessSpec
 from autogpt_server.utils.service import NameServer
 from autogpt_server.utils.settings import Settings, SettingsError, load_settings, use_settings
 from autogpt_server.utils.sockets import PortInUse, listen
-from autogpt_server.utils.supervisor import NOT_READY, EventKind, ProcessEvent, ProcessInfo, Supervisor
+from autogpt_server.utils.supervisor import NOT_READY, EventKind, ProcessEvent, ProcessInfo, ProcessState, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ _SERVICES = {
     "AgentServer": "autogpt_server.server.server:AgentServer",
 }
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HOUSEKEEPING_S = 2.0
+_SAME_SIGNAL_S = 0.5  # one Ctrl-C may arrive twice: from the terminal, and passed on by a wrapper such as `timeout`
 _HUNG_LIMIT_S = 60.0
 
 _EXIT_CODES = {
@@ -120,6 +122,7 @@ class _App:
         self._names = _Names(settings, instance.identity())
         self._is_draining = False
         self._signal: signal.Signals | None = None
+        self._signal_at = 0.0
         self._announced = False
         self._started = time.monotonic()
         self._started_at = utc_now().isoformat()
@@ -145,10 +148,12 @@ class _App:
         ).close()
         self._names.open()
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in _STOP_SIGNALS:
                 signal.signal(number, self._on_signal)
             result = self._supervisor.run()
         finally:
+            for number in _STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # what is left to do takes a moment and is wanted
             self._names.close()
         if self._gave_up is not None:
             event = self._gave_up
@@ -158,8 +163,12 @@ class _App:
         return result
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        # No more than this: it may have come in the middle of a print.
-        self._signal = self._signal or signal.Signals(number)
+        # No prints here: it may have come in the middle of one.
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._signal_at = signal.Signals(number), now
+        elif now - self._signal_at < _SAME_SIGNAL_S:
+            return
         self._supervisor.request_drain()
 
     def _on_drain(self) -> None:
@@ -182,13 +191,13 @@ class _App:
                 pass
 
     def _on_change(self, processes: tuple[ProcessInfo, ...]) -> None:
-        is_ready = len(self._ready) == len(processes)
-        if is_ready and not self._announced:
+        is_ready = all(process.state is ProcessState.READY for process in processes)
+        if is_ready and not self._announced and not self._is_draining:
             self._announced = True
             click.echo(
                 f"autogpt_server is ready: {self._settings.api_url} (how to use it: {self._settings.api_url}/docs)"
             )
-        phase = "draining" if self._is_draining else "ready" if is_ready else "starting"
+        phase = "draining" if self._is_draining else "ready" if self._announced else "starting"
         services = tuple(ServiceStatus(p.name, p.state, p.pid, p.detail, p.restarts) for p in processes)
         self._instance.write_status(
             ServerStatus(

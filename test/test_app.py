@@ -113,9 +113,20 @@ def test_a_second_signal_kills_at_once(start: Start) -> None:
     processes = family(program.pid)
     program.send(signal.SIGTERM)
     program.wait_for("stopping (SIGTERM)")
+    asked_at = time.monotonic()
+    eventually(lambda: time.monotonic() - asked_at > 0.6)  # sooner, it would count as the same
     program.send(signal.SIGINT)
     assert program.wait() == ExitCode.INTERRUPTED
     eventually(lambda: not any(is_running(pid) for pid in processes))
+
+
+def test_one_ctrl_c_that_arrives_twice_is_one(start: Start) -> None:
+    program = start("Quiet", SAMPLE_LINGER_S="1")
+    program.wait_for("autogpt_server is ready")
+    program.send(signal.SIGINT)
+    program.send(signal.SIGINT)
+    assert program.wait() == ExitCode.OK
+    assert program.output.splitlines()[-1] == "stopped"
 
 
 def test_a_killed_service_is_back_within_five_seconds(start: Start, settings: Settings) -> None:

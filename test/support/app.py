@@ -19,7 +19,10 @@ from support import processes
 def sample_services(settings: Settings, log: LogSetup) -> list[ProcessSpec]:
     """The services that the environment asks for."""
     journal = settings.database_path.with_name("journal")
-    arguments = {"Quiet": {"journal": journal}, "Parent": {"journal": journal}}
+    arguments = {
+        "Quiet": {"journal": journal, "linger_s": float(os.environ.get("SAMPLE_LINGER_S", "0"))},
+        "Parent": {"journal": journal},
+    }
     return [
         ProcessSpec(
             name=name,
