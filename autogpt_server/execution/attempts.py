@@ -160,11 +160,11 @@ class Performer:
         stopped = stopped or (failure is not None and attempt.stopped.is_set())
         attempt.report(attempt, Ended(attempt.execution.id, self._now(), failure, stopped))
 
-    def _yielded(self, execution: Execution, item: Any) -> Yielded:
-        pair: tuple[Any, ...] = item if isinstance(item, tuple) else ()
-        if len(pair) != 2:
-            raise BlockError(f"The block must yield pairs (pin, value); it yielded {item.__class__.__name__}.")
-        pin, value = pair
+    def _yielded(self, execution: Execution, item: object) -> Yielded:
+        kind = type(item).__name__
+        if not isinstance(item, tuple) or len(cast("tuple[Any, ...]", item)) != 2:
+            raise BlockError(f"The block must yield pairs (pin, value); it yielded {kind}.")
+        pin, value = cast("tuple[Any, Any]", item)
         if not isinstance(pin, str):
             raise UnknownOutputPin(f"The name of a pin must be text; the block yielded on {type(pin).__name__}.")
         if pin == ERROR_PIN:

@@ -1,0 +1,281 @@
+"""Blocks for tests of the runtime, loaded into the real worker processes by BLOCK_MODULES."""
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from autogpt_server.data.block import (
+    Block,
+    BlockContext,
+    BlockError,
+    BlockSchema,
+    Effects,
+    JsonValue,
+    OutputSchema,
+    SchemaField,
+)
+from support.effects import act
+
+MODULE = __name__
+
+
+class _Script(Block):
+    """Performs the steps it is given: `["yield", value]`, `["act", key]` (to the outside world), `["fail", message]`, `["sleep", seconds]`.
+
+    `{key}` in a key is the idempotency key of the execution.
+    """
+
+    class Input(BlockSchema):
+        item: Any = SchemaField(None, description='Any value: what starts the block; `["yield"]` alone yields it.')
+        steps: list[list[Any]] = SchemaField(description="What to do.")
+        effects: Effects = SchemaField(Effects.PURE, description="The effects it says it has.")
+        url: str = SchemaField("", description="Where the outside world is.")
+
+    class Output(OutputSchema):
+        out: Any = SchemaField(None, description="What it yields.")
+
+    input_schema = Input
+    output_schema = Output
+    test_input = {"item": 1, "steps": [["yield"], ["yield", 2]]}
+    test_output = [("out", 1), ("out", 2)]
+
+    def effects_for(self, input_data: Mapping[str, JsonValue]) -> Effects:
+        return Effects(input_data["effects"])
+
+
+class ScriptBlock(_Script):
+    id = "7c0a3c4e-0001-4f6a-9a43-111111111111"
+    description = "Performs a script in a thread."
+
+    def run(self, input_data: _Script.Input, ctx: BlockContext) -> Iterator[tuple[str, JsonValue]]:
+        for step, *arguments in input_data.steps:
+            match step:
+                case "yield":
+                    yield "out", arguments[0] if arguments else input_data.item
+                case "act":
+                    act(input_data.url, str(arguments[0]).replace("{key}", ctx.idempotency_key))
+                case "sleep":
+                    time.sleep(arguments[0])
+                case _:
+                    raise BlockError(arguments[0])
+
+
+class AsyncScriptBlock(_Script):
+    id = "7c0a3c4e-0002-4f6a-9a43-111111111111"
+    description = "Performs a script on the loop."
+
+    async def run(self, input_data: _Script.Input, ctx: BlockContext) -> AsyncIterator[tuple[str, JsonValue]]:
+        for step, *arguments in input_data.steps:
+            match step:
+                case "yield":
+                    yield "out", arguments[0] if arguments else input_data.item
+                case "act":
+                    key = str(arguments[0]).replace("{key}", ctx.idempotency_key)
+                    await asyncio.to_thread(act, input_data.url, key)
+                case "sleep":
+                    await asyncio.sleep(arguments[0])
+                case _:
+                    raise BlockError(arguments[0])
+
+
+class ManyBlock(Block):
+    id = "7c0a3c4e-0003-4f6a-9a43-111111111111"
+    description = "Yields many values."
+    effects = Effects.PURE
+
+    class Input(BlockSchema):
+        count: int = SchemaField(description="How many.")
+        size: int = SchemaField(1, description="Characters in each.")
+
+    class Output(OutputSchema):
+        out: Any = SchemaField(None, description="The values.")
+        none: Any = SchemaField(None, description="Nothing.")
+
+    input_schema = Input
+    output_schema = Output
+    test_input = {"count": 2, "size": 3}
+    test_output = [("out", "xxx"), ("out", "xxx")]
+
+    def run(self, input_data: Input, ctx: BlockContext) -> Iterator[tuple[str, JsonValue]]:
+        for _ in range(input_data.count):
+            yield "out", "x" * input_data.size
+
+
+class _StrangeError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class _Silent(BaseException):
+    pass
+
+
+class MisbehavingBlock(Block):
+    id = "7c0a3c4e-0004-4f6a-9a43-111111111111"
+    description = "Does what no block should, in a thread."
+    effects = Effects.PURE
+
+    class Input(BlockSchema):
+        how: str = SchemaField(description="What to do.")
+        item: Any = SchemaField(None, description="A value.")
+        api_key: str = SchemaField("", description="A secret.", secret=True)
+
+    class Output(OutputSchema):
+        out: Any = SchemaField(None, description="A value.")
+
+    input_schema = Input
+    output_schema = Output
+    test_input = {"how": "behave"}
+    test_output = [("out", 1)]
+
+    def run(self, input_data: Input, ctx: BlockContext) -> Iterator[Any]:  # noqa: C901, PLR0912 - a list of cases
+        match input_data.how:
+            case "behave":
+                yield "out", 1
+            case "raise":
+                raise ValueError("the tank is empty")
+            case "raise base exception":
+                raise _Silent("base")
+            case "raise without words":
+                raise _StrangeError
+            case "raise half a character":
+                raise ValueError("\ud800")
+            case "raise a long story":
+                raise ValueError("x" * 10_000_000)
+            case "exit":
+                sys.exit(3)
+            case "generator exit":
+                raise GeneratorExit
+            case "out of memory":
+                raise MemoryError
+            case "tell the secret":
+                ctx.logger.warning("logging in with %s", input_data.api_key)
+                raise ValueError(f"cannot log in with {input_data.api_key}")
+            case "yield nan":
+                yield "out", float("nan")
+            case "yield set":
+                yield "out", {1, 2}
+            case "yield half a character":
+                yield "out", "\ud800"
+            case "yield itself":
+                knot: list[Any] = []
+                knot.append(knot)
+                yield "out", knot
+            case "yield no pair":
+                yield "out"
+            case "yield three":
+                yield "out", 1, 2
+            case "yield to nowhere":
+                yield "nowhere", 1
+            case "yield to a list":
+                yield ["out"], 1
+            case "yield too much":
+                yield "out", "x" * 2_000_000
+            case "yield error":
+                yield "error", "no fuel"
+            case "change what it yielded":
+                value = {"list": [1]}
+                yield "out", value
+                value["list"].append(2)
+                yield "out", value
+            case "change its input":
+                input_data.item.append("changed")
+                yield "out", input_data.item
+            case "raise at the end":
+                try:
+                    yield "out", 1
+                finally:
+                    raise ValueError("at the end")
+            case "refuse to close":
+                try:
+                    yield "out", float("inf")
+                finally:
+                    yield "out", 2
+            case "leave threads":
+                threading.Thread(target=time.sleep, args=[3600], daemon=False).start()
+                yield "out", 1
+            case "fork":
+                if os.fork() == 0:
+                    return
+                yield "out", 1
+            case "never return":
+                while True:
+                    time.sleep(3600)
+            case other:
+                raise AssertionError(other)
+
+
+class AsyncMisbehavingBlock(Block):
+    id = "7c0a3c4e-0005-4f6a-9a43-111111111111"
+    description = "Does what no block should, on the loop."
+    effects = Effects.PURE
+    input_schema = MisbehavingBlock.Input
+    output_schema = MisbehavingBlock.Output
+    test_input = {"how": "behave"}
+    test_output = [("out", 1)]
+
+    async def run(self, input_data: MisbehavingBlock.Input, ctx: BlockContext) -> AsyncIterator[Any]:  # noqa: C901, PLR0912
+        match input_data.how:
+            case "behave":
+                yield "out", 1
+            case "raise base exception":
+                raise _Silent("base")
+            case "exit":
+                sys.exit(3)
+            case "cancel itself":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+                yield "out", 1
+            case "raise canceled":
+                raise asyncio.CancelledError
+            case "raise at the end":
+                try:
+                    yield "out", 1
+                finally:
+                    raise ValueError("at the end")
+            case "refuse to close":
+                try:
+                    yield "out", float("inf")
+                finally:
+                    yield "out", 2
+            case "block the loop":
+                time.sleep(3600)  # noqa: ASYNC251 - the point
+                yield "out", 1
+            case "swallow cancellation":
+                while True:
+                    try:
+                        await asyncio.sleep(3600)
+                    except asyncio.CancelledError:
+                        yield "out", "not with me"
+            case "never return":
+                await asyncio.Event().wait()
+            case other:
+                raise AssertionError(other)
+
+
+class BadEffectsBlock(Block):
+    id = "7c0a3c4e-0006-4f6a-9a43-111111111111"
+    description = "Cannot say what its effects are."
+
+    class Input(BlockSchema):
+        item: Any = SchemaField(None, description="A value.")
+
+    class Output(OutputSchema):
+        out: Any = SchemaField(None, description="The value.")
+
+    input_schema = Input
+    output_schema = Output
+    test_input = {"item": 1}
+    test_output = [("out", 1)]
+
+    def effects_for(self, input_data: Mapping[str, JsonValue]) -> Effects:
+        raise KeyError("method")
+
+    def run(self, input_data: Input, ctx: BlockContext) -> Iterator[tuple[str, JsonValue]]:
+        yield "out", input_data.item
