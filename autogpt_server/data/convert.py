@@ -1,18 +1,17 @@
 """Conversion of values to the type of the pin they enter (rule F7). Pure; validators are compiled once per pin.
 
-In this order: a value that is valid for the type, or for a branch of the union, stays as it is; a number becomes text or text a number, if
+In this order, each over all branches of a union: a value that is valid for the type stays as it is; a number becomes text or text a number, if
 nothing is lost; text that is the JSON of a valid value becomes that value; a single item becomes a list of one. Everything else is refused. The
 items of lists and the values of dictionaries are converted in the same way.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, cast
@@ -22,9 +21,12 @@ import pydantic.fields
 
 from autogpt_server.data.block import BlockSchema
 from autogpt_server.data.pins import json_kind
+from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
+from autogpt_server.utils.json import InvalidJSONValue
 
-_INTEGER = re.compile(r"[+-]?\d{1,300}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _EXACT_FLOAT_LIMIT = 2**53
 _SHOWN_CHARS = 80
 
@@ -131,7 +133,10 @@ def input_converter(schema: type[BlockSchema]) -> InputConverter:
 
 def describe_value(value: Any) -> str:
     """A short description of a value for an error message."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value)
+    except InvalidJSONValue:
+        text = repr(value)
     kind = "" if value is None else f"{json_kind(value)} "
     return f"{kind}{text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}"
 
@@ -147,15 +152,16 @@ def _pin_converter(schema: type[BlockSchema], pin: str, info: pydantic.fields.Fi
 
 
 def _is_valid(adapter: pydantic.TypeAdapter[Any], value: Any) -> bool:
+    # Strict JSON mode also knows the text forms of enums, dates and the like.
+    return _passes(lambda: adapter.validate_python(value, strict=True)) or _passes(
+        lambda: adapter.validate_json(json.dumps_bytes(value), strict=True)
+    )
+
+
+def _passes(check: Callable[[], object]) -> bool:
     try:
-        adapter.validate_python(value, strict=True)
-    except pydantic.ValidationError:
-        pass
-    else:
-        return True
-    try:  # strict JSON mode also knows the text forms of enums, dates and the like
-        adapter.validate_json(json.dumps(value, allow_nan=False), strict=True)
-    except (pydantic.ValidationError, ValueError):
+        check()
+    except Exception:  # noqa: BLE001 - a check of a block's author may raise anything; what it breaks on does not fit
         return False
     return True
 
@@ -167,25 +173,56 @@ def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
 
 def _candidates(value: Any, annotation: Any) -> Iterator[Any]:
     """Values that `value` may be turned into for the type, best first. They still have to be validated."""
+    branches = list(_branches(annotation))
+    for stage in (_as_scalar, _as_json, _as_list_of_one):
+        for branch in branches:
+            yield from stage(value, branch)
+
+
+def _branches(annotation: Any) -> Iterator[Any]:
+    """The types that a union offers, or the type itself."""
     origin = typing.get_origin(annotation)
-    arguments = typing.get_args(annotation)
     if origin is Annotated:
-        yield from _candidates(value, arguments[0])
+        yield from _branches(typing.get_args(annotation)[0])
     elif origin in (Union, types.UnionType):
-        for branch in arguments:
-            yield from _candidates(value, branch)
-    elif origin is Literal:
-        yield from _literal_candidates(value, arguments)
-    elif annotation is str:
-        yield from _text_of_number(value)
-    elif annotation in (int, float):
-        yield from _number_of(value, annotation)
-    elif annotation is list or origin is list:
-        yield from _list_candidates(value, arguments[0] if arguments else Any)
-    elif annotation is dict or origin is dict:
-        yield from _dict_candidates(value, arguments[1] if arguments else Any)
+        for branch in typing.get_args(annotation):
+            yield from _branches(branch)
     else:
-        yield from _json_candidates(value)
+        yield annotation
+
+
+def _as_scalar(value: Any, branch: Any) -> Iterator[Any]:
+    """Numbers as text and text as numbers; in lists and dictionaries, their items converted."""
+    origin, arguments = typing.get_origin(branch), typing.get_args(branch)
+    if origin is Literal:
+        yield from _literal_candidates(value, arguments)
+    elif branch is str:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield json.dumps(value)
+    elif branch in (int, float):
+        yield from _number_of(value, branch)
+    elif isinstance(value, list) and list in (branch, origin):
+        yield _converted_items(cast("list[Any]", value), arguments)
+    elif isinstance(value, dict) and dict in (branch, origin):
+        yield _converted_entries(cast("dict[str, Any]", value), arguments)
+
+
+def _as_json(value: Any, branch: Any) -> Iterator[Any]:
+    """Text as the value whose JSON it is."""
+    if not isinstance(value, str) or branch is str:
+        return
+    try:
+        parsed = json.loads(value)
+    except InvalidJSONValue:
+        return
+    yield parsed
+    if isinstance(parsed, list | dict):
+        yield from _as_scalar(parsed, branch)
+
+
+def _as_list_of_one(value: Any, branch: Any) -> Iterator[Any]:
+    if value is not None and not isinstance(value, list) and list in (branch, typing.get_origin(branch)):
+        yield _converted_items([value], typing.get_args(branch))
 
 
 def _literal_candidates(value: Any, allowed: tuple[Any, ...]) -> Iterator[Any]:
@@ -194,11 +231,6 @@ def _literal_candidates(value: Any, allowed: tuple[Any, ...]) -> Iterator[Any]:
         for choice in allowed
         if not isinstance(choice, bool) and not isinstance(value, bool) and str(choice) == str(value)
     )
-
-
-def _text_of_number(value: Any) -> Iterator[str]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        yield json.dumps(value)
 
 
 def _number_of(value: Any, wanted: type) -> Iterator[int | float]:
@@ -212,11 +244,8 @@ def _number_of(value: Any, wanted: type) -> Iterator[int | float]:
         if wanted is int or abs(whole) <= _EXACT_FLOAT_LIMIT:
             yield whole
         return
-    try:
-        number = float(text)
-    except ValueError:
-        return
-    if not math.isfinite(number) or "_" in text:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number):
         return
     if wanted is float:
         yield number
@@ -224,33 +253,12 @@ def _number_of(value: Any, wanted: type) -> Iterator[int | float]:
         yield int(number)
 
 
-def _json_candidates(value: Any) -> Iterator[Any]:
-    if isinstance(value, str):
-        try:
-            yield json.loads(value, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            return
+def _converted_items(items: list[Any], arguments: tuple[Any, ...]) -> list[Any]:
+    return [_item(item, arguments[0]) for item in items] if arguments else items
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _list_candidates(value: Any, item: Any) -> Iterator[list[Any]]:
-    sources: list[Any] = [value] if isinstance(value, list) else list(_json_candidates(value))
-    for source in sources:
-        if isinstance(source, list):
-            items = [_item(entry, item) for entry in cast("list[Any]", source)]
-            yield items
-    if not isinstance(value, list) and value is not None:
-        yield [_item(value, item)]
-
-
-def _dict_candidates(value: Any, item: Any) -> Iterator[dict[str, Any]]:
-    sources: list[Any] = [value] if isinstance(value, dict) else list(_json_candidates(value))
-    for source in sources:
-        if isinstance(source, dict):
-            yield {key: _item(entry, item) for key, entry in cast("dict[str, Any]", source).items()}
+def _converted_entries(entries: dict[str, Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    return {key: _item(entry, arguments[1]) for key, entry in entries.items()} if arguments else entries
 
 
 def _item(value: Any, annotation: Any) -> Any:
