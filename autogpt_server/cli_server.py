@@ -50,7 +50,7 @@ def status(context: CliContext, *, as_json: bool) -> None:
     width = max((len(service.name) for service in found.services), default=0)
     for service in found.services:
         pid = f"process {service.pid}" if service.pid else ""
-        restarts = f"started again {service.restarts} times" if service.restarts else ""
+        restarts = f"restarts: {service.restarts}" if service.restarts else ""
         click.echo("  ".join(filter(None, (f"{service.name:<{width}}", service.state, pid, service.detail, restarts))))
     click.echo(f"log: {found.log_file}")
 

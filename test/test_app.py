@@ -68,7 +68,7 @@ def test_a_signal_drains_it_and_leaves_no_process(start: Start, settings: Settin
     program.send(number)
     assert program.wait() == ExitCode.OK
     assert time.monotonic() - began < 10
-    assert not any(is_running(pid) for pid in processes)
+    eventually(lambda: not any(is_running(pid) for pid in processes))
     assert program.output.splitlines()[-2:] == [f"stopping ({number.name}); once more to kill", "stopped"]
     assert not (settings.state_dir / "instance.json").exists()
     assert Instance(settings).server_lock.is_free()
@@ -104,7 +104,7 @@ def test_who_does_not_stop_is_killed_within_ten_seconds(start: Start) -> None:
     program.send(signal.SIGINT)
     assert program.wait() == ExitCode.OK
     assert time.monotonic() - began < 10
-    assert not any(is_running(pid) for pid in processes)
+    eventually(lambda: not any(is_running(pid) for pid in processes))
 
 
 def test_a_second_signal_kills_at_once(start: Start) -> None:
@@ -214,7 +214,7 @@ def test_when_the_app_is_killed_everything_ends_and_a_new_one_starts(start: Star
     first.wait()
     second = start("PaintShop,Parent")
     second.wait_for("autogpt_server is ready")
-    assert not any(is_running(pid) for pid in processes)
+    eventually(lambda: not any(is_running(pid) for pid in processes))
 
 
 def test_all_processes_log_to_one_file(start: Start, settings: Settings) -> None:

@@ -95,7 +95,7 @@ def test_start_status_stop(cli: Shell) -> None:
     processes = [pid, *(process.pid for process in psutil.Process(pid).children(recursive=True))]
     stopped = cli("stop")
     assert (stopped.returncode, stopped.stdout) == (0, f"stopped (process {pid})\n")
-    assert not any(is_running(process) for process in processes)
+    eventually(lambda: not any(is_running(process) for process in processes))
     assert cli("status").returncode == ExitCode.NOT_RUNNING
 
 
@@ -200,7 +200,7 @@ def test_stop_insists(cli: Shell) -> None:
     stopped = cli("stop", DRAIN_LIMIT_S="1")
     assert stopped.stdout == f"it does not stop; killing it\nstopped (process {pid})\n"
     assert time.monotonic() - began < 15
-    assert not any(is_running(process) for process in processes)
+    eventually(lambda: not any(is_running(process) for process in processes))
 
 
 def test_a_server_that_does_not_start_says_why(cli: Shell) -> None:

@@ -210,7 +210,6 @@ class _ChildContext(ProcessContext):
     def __init__(self, spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
         self.name = spec.name
         self.incarnation = new_id()
-        self.log = spec.log
         self.log_setup = spec.log
         self._spec = spec
         self._pipe = pipe
