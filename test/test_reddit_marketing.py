@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +62,11 @@ class World:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
     with RedditServer(list(POSTS)) as reddit, OpenAIServer(marketer) as openai:
-        changes = {"reddit_url": reddit.url, "reddit_oauth_url": reddit.url, "openai_base_url": openai.base_url}
+        changes: dict[str, Any] = {
+            "reddit_url": reddit.url,
+            "reddit_oauth_url": reddit.url,
+            "openai_base_url": openai.base_url,
+        }
         with live_server(tmp_path_factory.mktemp("server"), **changes) as server:
             yield World(server, reddit, openai)
 
@@ -118,6 +124,24 @@ def test_the_graph_of_july_2024_runs_unchanged(world: World) -> None:
     assert world.openai.chats[0]["model"] == "gpt-4o"
 
 
+def test_the_example_script(world: World) -> None:
+    environment = {f"REDDIT_{name.upper()}": value for name, value in CREDENTIALS.items()} | {"OPENAI_API_KEY": API_KEY}
+    script = subprocess.run(
+        [sys.executable, str(EXAMPLES / "reddit_marketing.py"), world.server.url, world.reddit.subreddit],
+        env=world.server.environment | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert script.returncode == 0, script.stderr
+    assert [line.split()[0:2] for line in script.stdout.splitlines()] == [
+        ["COMPLETED"],
+        ["COMPLETED", "p3"],
+        ["COMPLETED", "p1"],
+    ]
+
+
 def test_wrong_reddit_credentials_are_told(world: World) -> None:
     run = world.server.run(world.marketing(reddit_credentials={**CREDENTIALS, "password": "wrong-password"}))
     assert run["status"] == "FAILED"
@@ -146,7 +170,11 @@ def test_too_many_requests_are_told(world: World) -> None:
 
     world.reddit.mood = Mood()
     limit: Reply = failure(429, "Rate limit reached", "rate_limit_exceeded", retry_after="77", retry_after_ms="1")
-    world.openai.model = lambda chat: limit if "cat" in chat["messages"][-1]["content"] else marketer(chat)
+
+    def busy_with_cats(chat: Chat) -> str | Reply:
+        return limit if "cat" in chat["messages"][-1]["content"] else marketer(chat)
+
+    world.openai.model = busy_with_cats
     run = world.server.run(world.marketing())
     judged = world.server.node_executions(run, seeds.AI_STRUCTURED_RESPONSE)
     assert (run["status"], [node["status"] for node in judged]) == ("FAILED", ["COMPLETED", "FAILED", "COMPLETED"])

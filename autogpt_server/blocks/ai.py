@@ -159,8 +159,12 @@ class AIStructuredResponseGeneratorBlock(Block):
                     response_format=response_format,
                     timeout_s=ctx.settings.llm_timeout_s,
                 )
-                used = {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.completion_tokens}
-                ctx.logger.info("model answered", extra={"model": input_data.model, **used})
+                ctx.logger.info(
+                    "model %s answered: %d prompt tokens, %d completion tokens",
+                    input_data.model,
+                    completion.prompt_tokens,
+                    completion.completion_tokens,
+                )
                 return completion
 
             yield ask

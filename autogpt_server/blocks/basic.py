@@ -79,7 +79,7 @@ class PrintToConsoleBlock(Block):
         # One write per value, so that lines of executions that print at the same time stay whole.
         line = f"{as_text(input_data.text)}\n"
         if sys.stdout is None:  # so it is in a process without a console
-            ctx.logger.info("printed", extra={"text": line.rstrip("\n")})
+            ctx.logger.info("printed: %s", line.rstrip("\n"))
         else:
             encoding = sys.stdout.encoding or "utf-8"
             try:

@@ -118,7 +118,7 @@ class SendWebRequestBlock(Block):
         """The answer to the request; the one method that touches the network."""
         import httpx2  # noqa: PLC0415 - loaded on first use
 
-        from autogpt_server.utils.http import ResponseTooLarge, TooManyRedirects, fetch, open_client  # noqa: PLC0415
+        from autogpt_server.utils.http import BrokenRedirect, ResponseTooLarge, fetch, open_client  # noqa: PLC0415
 
         settings = ctx.settings
         changes = input_data.method not in SAFE_METHODS
@@ -130,13 +130,13 @@ class SendWebRequestBlock(Block):
             ):
                 request = _request(client, input_data, ctx)
                 return await fetch(client, request, max_bytes=settings.outgoing_max_bytes)
-        except (ForbiddenAddress, TooManyRedirects) as error:
+        except ForbiddenAddress as error:
             raise BlockError(str(error)) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise BlockError(f"{input_data.url!r} is no web address: {error}") from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise EffectNotStarted(f"{host} cannot be reached: {error}") from error
-        except ResponseTooLarge as error:
+        except (ResponseTooLarge, BrokenRedirect) as error:
             raise (EffectUnknown if changes else BlockError)(str(error)) from error
         except (httpx2.HTTPError, TimeoutError) as error:
             timed_out = isinstance(error, TimeoutError | httpx2.TimeoutException)

@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore2
 import httpx2
 
-from autogpt_server.utils.addresses import AddressPolicy
+from autogpt_server.utils.addresses import AddressPolicy, ForbiddenAddress
 from autogpt_server.utils.errors import AutoGPTServerError
 
 MAX_REDIRECTS = 10
@@ -37,10 +37,10 @@ class ResponseTooLarge(AutoGPTServerError):
     code = "response_too_large"
 
 
-class TooManyRedirects(AutoGPTServerError):
-    """The address leads from one redirect to the next."""
+class BrokenRedirect(AutoGPTServerError):
+    """A server answered with a redirect that leads nowhere. What it was asked to do may be done."""
 
-    code = "too_many_redirects"
+    code = "broken_redirect"
 
 
 def user_agent() -> str:
@@ -91,10 +91,17 @@ class Answer:
 async def fetch(client: httpx2.AsyncClient, request: httpx2.Request, *, max_bytes: int) -> Answer:
     """The answer to `request`, read completely, after redirects.
 
-    Raises `httpx2.HTTPError` as httpx2 does, `ForbiddenAddress`, `ResponseTooLarge` or `TooManyRedirects`.
+    Raises `ResponseTooLarge`, `BrokenRedirect`, and for the first request `ForbiddenAddress` and `httpx2.HTTPError` as httpx2 does: an
+    `httpx2.ConnectError` or `httpx2.ConnectTimeout` means that nothing was sent to anybody.
     """
-    for _ in range(MAX_REDIRECTS + 1):
-        response = await client.send(request, stream=True)
+    first_host = request.url.host
+    for hop in range(MAX_REDIRECTS + 1):
+        try:
+            response = await client.send(request, stream=True)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, ForbiddenAddress) as error:
+            if hop == 0:
+                raise
+            raise BrokenRedirect(f"{first_host} redirects to {request.url.host}: {error}") from error
         try:
             if response.next_request is None:
                 body = await _read(response, max_bytes)
@@ -102,7 +109,7 @@ async def fetch(client: httpx2.AsyncClient, request: httpx2.Request, *, max_byte
         finally:
             await response.aclose()
         request = _redirected(request, response.next_request)
-    raise TooManyRedirects(f"{request.url.host} redirects more than {MAX_REDIRECTS} times.")
+    raise BrokenRedirect(f"{first_host} redirects more than {MAX_REDIRECTS} times.")
 
 
 async def _read(response: httpx2.Response, max_bytes: int) -> bytes:

@@ -93,7 +93,18 @@ def setup_logging(setup: LogSetup, process_name: str) -> None:
         root.addHandler(handler)
     root.setLevel(setup.level)
     logging.captureWarnings(capture=True)
-    for noisy in ("asyncio", "httpx", "httpcore", "urllib3", "apscheduler", "uvicorn.access"):
+    for noisy in (
+        "asyncio",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+        "openai",
+        "prawcore",
+        "urllib3",
+        "apscheduler",
+        "uvicorn.access",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

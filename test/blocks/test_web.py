@@ -32,6 +32,7 @@ def page(request: Received) -> Reply:
         "/broken": Reply(b"oops", 500),
         "/nothing": Reply(b"", 204),
         "/drop": Reply(dropped=True),
+        "/nowhere": Reply(b"", 303, {"location": "http://127.0.0.1:1/"}),
     }
     return replies.get(request.path, Reply(b"nothing here", 404))
 
@@ -118,6 +119,14 @@ async def test_a_lost_answer_leaves_the_outcome_unknown_only_where_something_cha
     with pytest.raises(BlockError, match="broke off") as caught:
         await send(site, "/drop", method="GET")
     assert not isinstance(caught.value, EffectUnknown)
+
+
+async def test_a_request_that_was_answered_with_a_redirect_has_been_made(site: Loopback) -> None:
+    with pytest.raises(EffectUnknown, match=r"redirects to 127\.0\.0\.1"):
+        await send(site, "/nowhere", method="POST")
+    with pytest.raises(BlockError, match="redirects to") as caught:
+        await send(site, "/nowhere", method="GET")
+    assert not isinstance(caught.value, EffectUnknown | EffectNotStarted)
 
 
 async def test_nobody_there() -> None:

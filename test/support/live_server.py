@@ -65,9 +65,9 @@ class LiveServer:
     def ended(self, run_id: str) -> dict[str, Any]:
         """The run, once it has ended."""
 
-        def run() -> dict[str, Any] | None:
-            found = self.get(f"/executions/{run_id}")
-            return found if found["status"] in ENDED else None
+        def run() -> dict[str, Any]:
+            found: dict[str, Any] = self.get(f"/executions/{run_id}")
+            return found if found["status"] in ENDED else {}
 
         return eventually(run, 60)
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from autogpt_server.utils.addresses import AddressPolicy, ForbiddenAddress
-from autogpt_server.utils.http import Answer, ResponseTooLarge, TooManyRedirects, fetch, open_client
+from autogpt_server.utils.http import Answer, BrokenRedirect, ResponseTooLarge, fetch, open_client
 from support.loopback import Loopback, Received, Reply
 from support.running import free_port
 
@@ -87,9 +87,16 @@ async def test_an_allowed_host_is_reached(site: Site) -> None:
 async def test_each_redirect_is_checked() -> None:
     with Site() as inner, Site() as outer:
         outer.elsewhere = inner.url
-        with pytest.raises(ForbiddenAddress, match=str(inner.port)):
+        with pytest.raises(BrokenRedirect, match=rf"redirects to 127\.0\.0\.1: .*{inner.port}"):
             await get(f"{outer.url}/away", AddressPolicy(allowed_hosts=frozenset({f"127.0.0.1:{outer.port}"})))
         assert inner.received == []
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:1", "ftp://127.0.0.1", "http://"])
+async def test_a_redirect_to_nowhere_is_not_a_connection_that_failed(site: Site, target: str) -> None:
+    site.elsewhere = target
+    with pytest.raises((BrokenRedirect, httpx2.RemoteProtocolError)):
+        await get(f"{site.url}/away", method="POST")
 
 
 async def test_secrets_do_not_follow_to_another_origin() -> None:
@@ -105,7 +112,7 @@ async def test_secrets_do_not_follow_to_another_origin() -> None:
 
 
 async def test_a_redirect_loop_ends(site: Site) -> None:
-    with pytest.raises(TooManyRedirects, match="more than 10 times"):
+    with pytest.raises(BrokenRedirect, match="more than 10 times"):
         await get(f"{site.url}/loop")
     assert len(site.received) == 11
 
