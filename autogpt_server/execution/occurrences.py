@@ -67,23 +67,18 @@ def account(timing: Timing, situation: Situation, *, after: datetime, now: datet
     If there are very many, only about the first ones: `next_fire` is then not later than `now`, and the next call goes on from
     `accounted_until`. Nothing is decided twice as long as calls go on from there, wherever the clock jumps.
     """
-    ready_until = _ready_until(timing, after, now)
-    oldest = next(timing.due_times(after=after, until=ready_until), None)
-    if oldest is None:
-        return Accounting(after, timing.next_fire(after=after))
-    first_to_run = _first_to_run(timing, situation.catch_up, oldest, ready_until, now)
-    pending = _take_pass(timing.due_times(after=after, until=ready_until), now)
+    pending, following = _take_pass(timing, after, now)
+    if not pending:
+        return Accounting(after, following and timing.fires_at(following))
+    first_to_run = _first_to_run(timing, situation.catch_up, pending[0], now)
     missed = [due for due in pending if first_to_run is None or due < first_to_run]
-    accounting = Accounting(pending[-1], None)
-    summary = _summarize(missed, first_to_run or ready_until) if len(missed) == len(pending) else None
+    summary = _summarize(missed, first_to_run or now) if len(missed) == len(pending) else None
     if summary is not None:
-        accounting.accounted_until, outcome = summary
-        accounting.outcomes.append(outcome)
-    else:
-        accounting.outcomes.extend(_missed(due, situation.catch_up, now) for due in missed)
-        accounting.outcomes.extend(_start(pending[len(missed) :], situation))
-    accounting.next_fire = timing.next_fire(after=accounting.accounted_until)
-    return accounting
+        accounted_until, outcome = summary
+        return Accounting(accounted_until, timing.next_fire(after=accounted_until), [outcome])
+    outcomes = [_missed(due, situation.catch_up, now) for due in missed]
+    outcomes.extend(_start(pending[len(missed) :], situation))
+    return Accounting(pending[-1], following and timing.fires_at(following), outcomes)
 
 
 def abandon(timing: Timing, *, after: datetime, now: datetime, code: str) -> list[Outcome]:
@@ -99,32 +94,40 @@ def abandon(timing: Timing, *, after: datetime, now: datetime, code: str) -> lis
     return [Outcome(due, OccurrenceStatus.SKIPPED, code, reason) for due in dues]
 
 
-def _ready_until(timing: Timing, after: datetime, now: datetime) -> datetime:
-    """Up to when due times have fired by now: jitter holds back the latest at most."""
-    if timing.jitter_s > 0:
-        latest = next(timing.latest_due_times(after=after, until=now), None)
-        if latest is not None and timing.fires_at(latest) > now:
-            return latest - timedelta(microseconds=1)
-    return now
+def _take_pass(timing: Timing, after: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
+    """The first due times after `after` that have fired by now, and the due time that follows them.
+
+    All of them if those beyond the limit are recent: what was missed is judged in the same pass as what is on time after it.
+    """
+    taken: list[datetime] = []
+    for due in timing.due_times(after=after):
+        if due > now or (len(taken) >= PASS_LIMIT and now - due > MISSED_AFTER):
+            following = due
+            break
+        taken.append(due)
+    else:
+        following = None
+    if taken and timing.fires_at(taken[-1]) > now:  # jitter holds back the latest at most
+        following = taken.pop()
+    return taken, following
 
 
-def _first_to_run(
-    timing: Timing, catch_up: CatchUp, oldest: datetime, ready_until: datetime, now: datetime
-) -> datetime | None:
+def _first_to_run(timing: Timing, catch_up: CatchUp, oldest: datetime, now: datetime) -> datetime | None:
     """The due time from which on occurrences are started; None if there is none.
 
     As long as nothing was missed that is the oldest. After an outage the policy decides, also about what is on time: `latest` means one run.
     """
     if now - timing.fires_at(oldest) <= MISSED_AFTER:
         return oldest
-    latest_first = timing.latest_due_times(after=oldest - timedelta(microseconds=1), until=ready_until)
+    latest_first = timing.latest_due_times(after=oldest - timedelta(microseconds=1), until=now)
+    fired = (due for due in latest_first if timing.fires_at(due) <= now)
     match catch_up:
         case CatchUp.LATEST:
-            chosen = list(islice(latest_first, 1))
+            chosen = list(islice(fired, 1))
         case CatchUp.ALL:
-            chosen = list(islice(latest_first, CATCH_UP_LIMIT))
+            chosen = list(islice(fired, CATCH_UP_LIMIT))
         case CatchUp.NONE:
-            chosen = list(_while_on_time(timing, latest_first, now))
+            chosen = list(_while_on_time(timing, fired, now))
     return chosen[-1] if chosen else None
 
 
@@ -133,16 +136,6 @@ def _while_on_time(timing: Timing, latest_first: Iterator[datetime], now: dateti
         if now - timing.fires_at(due) > MISSED_AFTER:
             return
         yield due
-
-
-def _take_pass(dues: Iterator[datetime], now: datetime) -> list[datetime]:
-    """The first due times, and all if the others are recent: what was missed is judged in the same pass as what is on time after it."""
-    taken: list[datetime] = []
-    for due in dues:
-        if len(taken) >= PASS_LIMIT and now - due > MISSED_AFTER:
-            break
-        taken.append(due)
-    return taken
 
 
 def _summarize(missed: list[datetime], until: datetime) -> tuple[datetime, Outcome] | None:
