@@ -90,7 +90,10 @@ def test() -> None:
 
 
 _api_key = click.option(
-    "--api-key", envvar="API_KEY", show_envvar=True, help="The server's API key, if it asks for one (its API_KEYS)."
+    "--api-key",
+    envvar="AUTOGPT_API_KEY",
+    show_envvar=True,
+    help="The server's API key, if it asks for one (its API_KEYS).",
 )
 
 

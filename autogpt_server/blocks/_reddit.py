@@ -69,26 +69,29 @@ class _OnceRequestor(prawcore.Requestor):
         return response
 
 
-def connect(credentials: RedditCredentials, settings: Settings) -> praw.Reddit:
-    """A client for these credentials. It connects when it is first used."""
+@contextmanager
+def connect(credentials: RedditCredentials, settings: Settings) -> Generator[praw.Reddit]:
+    """A client for these credentials. It connects when it is first used; its connections end with the context."""
     account: dict[str, Any] = {
         "username": credentials.username or None,
         "password": _text(credentials.password) or None,
         "refresh_token": _text(credentials.refresh_token) or None,
     }
-    return praw.Reddit(
-        client_id=credentials.client_id,
-        client_secret=_text(credentials.client_secret),
-        user_agent=credentials.user_agent or _user_agent(credentials.username),
-        reddit_url=settings.reddit_url.rstrip("/"),
-        oauth_url=settings.reddit_oauth_url.rstrip("/"),
-        timeout=int(max(1, settings.outgoing_timeout_s)),
-        check_for_updates=False,
-        check_for_async=False,
-        ratelimit_seconds=0,
-        requestor_class=_OnceRequestor,
-        **{name: value for name, value in account.items() if value is not None},
-    )
+    with requests.Session() as session:
+        yield praw.Reddit(
+            client_id=credentials.client_id,
+            client_secret=_text(credentials.client_secret),
+            user_agent=credentials.user_agent or _user_agent(credentials.username),
+            reddit_url=settings.reddit_url.rstrip("/"),
+            oauth_url=settings.reddit_oauth_url.rstrip("/"),
+            timeout=int(max(1, settings.outgoing_timeout_s)),
+            check_for_updates=False,
+            check_for_async=False,
+            ratelimit_seconds=0,
+            requestor_class=_OnceRequestor,
+            requestor_kwargs={"session": session},
+            **{name: value for name, value in account.items() if value is not None},
+        )
 
 
 def _text(secret: pydantic.SecretStr | None) -> str:

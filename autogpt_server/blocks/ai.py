@@ -6,6 +6,7 @@ from typing import Any, ClassVar, cast
 
 from autogpt_server.blocks._chat import Ask, Completion, Message
 from autogpt_server.blocks._credentials import ApiKeyCredentials, CredentialsField, read_credentials
+from autogpt_server.blocks._lazy import load
 from autogpt_server.blocks._structured import Shape, ask_for_json, ask_for_text, instructions
 from autogpt_server.blocks._template import render
 from autogpt_server.blocks._upgrade import rename_pins, split_link, used_inputs, uses_pin
@@ -143,7 +144,8 @@ class AIStructuredResponseGeneratorBlock(Block):
     @asynccontextmanager
     async def model(self, input_data: Input, ctx: BlockContext) -> AsyncGenerator[Ask]:
         """Something to ask; the one method that touches the network."""
-        from autogpt_server.blocks._llm import chat_client, complete, find_endpoint  # noqa: PLC0415 - openai is loaded on first use
+        await load("autogpt_server.blocks._llm")
+        from autogpt_server.blocks._llm import chat_client, complete, find_endpoint  # noqa: PLC0415
 
         credentials = _read_key(input_data.credentials)
         endpoint = find_endpoint(credentials, ctx.settings, ollama_host=input_data.ollama_host)
@@ -185,7 +187,7 @@ class AIStructuredResponseGeneratorBlock(Block):
                 **(cast("dict[str, Any]", held) if isinstance(held, dict) else {}),
                 "api_key": key,
             }
-        if "expected_format" not in used_inputs(renamed):
+        if "expected_format" not in used_inputs(renamed) or defaults.get("expected_format", {}) is None:
             defaults["expected_format"] = {}
         return NodeWiring(defaults, renamed.incoming, renamed.outgoing)
 

@@ -105,8 +105,8 @@ class GetRedditPostsBlock(Block):
         name = input_data.subreddit.strip().removeprefix("/").removeprefix("r/").strip("/")
         oldest = None if input_data.last_minutes is None else ctx.now().timestamp() - 60 * input_data.last_minutes
         last_post = _short_id(input_data.last_post) if input_data.last_post else None
-        with reddit_errors(f"subreddit {name!r}"):
-            for post in newest_posts(connect(credentials, ctx.settings), name, input_data.post_limit):
+        with reddit_errors(f"subreddit {name!r}"), connect(credentials, ctx.settings) as reddit:
+            for post in newest_posts(reddit, name, input_data.post_limit):
                 if post["post_id"] == last_post or (oldest is not None and post["created"] < oldest):
                     break
                 yield {name: post[name] for name in RedditPost.model_fields}
@@ -158,8 +158,8 @@ class PostRedditCommentBlock(Block):
                 "Reddit takes comments from accounts only: the credentials lack username and password, or a refresh_token."
             )
         post_id = _short_id(input_data.post_id)
-        with reddit_errors(f"post {post_id!r}"):
-            return comment_on(connect(credentials, ctx.settings), post_id, input_data.comment)
+        with reddit_errors(f"post {post_id!r}"), connect(credentials, ctx.settings) as reddit:
+            return comment_on(reddit, post_id, input_data.comment)
 
     @classmethod
     def upgrade(cls, node: NodeWiring) -> NodeWiring:

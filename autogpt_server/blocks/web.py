@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from autogpt_server.blocks._lazy import load
 from autogpt_server.data.block import (
     Block,
     BlockCategory,
@@ -116,7 +117,8 @@ class SendWebRequestBlock(Block):
 
     async def send(self, input_data: Input, ctx: BlockContext) -> "Answer":
         """The answer to the request; the one method that touches the network."""
-        import httpx2  # noqa: PLC0415 - loaded on first use
+        await load("autogpt_server.utils.http")
+        import httpx2  # noqa: PLC0415
 
         from autogpt_server.utils.http import BrokenRedirect, ResponseTooLarge, fetch, open_client  # noqa: PLC0415
 

@@ -3,8 +3,8 @@
 import pytest
 
 from autogpt_server.blocks import get_blocks
-from autogpt_server.data.block import Block, block_test_cases
-from support.blocks import check_case
+from autogpt_server.data.block import Block, Effects, block_test_cases
+from support.blocks import check_case, run_block
 
 
 def _test_ids() -> list[object]:
@@ -23,4 +23,8 @@ def _number_of_inputs(block: Block) -> int:
 
 @pytest.mark.parametrize(("block", "index"), _test_ids())
 async def test_block(block: Block, index: int) -> None:
-    await check_case(block_test_cases(block)[index])
+    case = block_test_cases(block)[index]
+    await check_case(case)
+    if block.effects is Effects.PURE:
+        # It may run again after a crash, and must then yield the same (rule D4).
+        assert await run_block(block, case.input) == await run_block(block, case.input)

@@ -85,6 +85,9 @@ def test_llm_key_of_its_own_pin() -> None:
         "expected_format": {"a": "b"},
     }
     assert upgraded(seeds.AI_STRUCTURED_RESPONSE, api_key="k").defaults["credentials"] == {"api_key": "k"}
+    assert (
+        upgraded(seeds.AI_STRUCTURED_RESPONSE, usr_prompt="p", expected_format=None).defaults["expected_format"] == {}
+    )
 
 
 def test_reddit_credentials_and_data() -> None:
