@@ -10,6 +10,8 @@
 Nothing in a file is believed unless the lock says that its writer still runs.
 """
 
+import contextlib
+import logging
 import os
 import secrets
 import stat
@@ -19,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from autogpt_server.utils import json
@@ -27,8 +30,11 @@ from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.locks import LockFile, LockHeld, LockOwner
 from autogpt_server.utils.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _SECRET_BYTES = 32
 _POLL_S = 0.02
+_KILL_LIMIT_S = 2.0
 
 
 class AlreadyRunning(AutoGPTServerError):
@@ -93,7 +99,7 @@ class Instance:
     def own(self, *, wait_s: float) -> LockOwner:
         """Become the server of this database, for as long as this process lives or until `disown`.
 
-        Processes that a killed server left behind get `wait_s` seconds to end. Raises `AlreadyRunning`, naming the
+        Processes that a killed server left behind get `wait_s` seconds to end by themselves, then they are killed. Raises `AlreadyRunning`, naming the
         process that owns the database, or `InstanceError` where the folder cannot be written.
         """
         self._make_folder()
@@ -105,7 +111,7 @@ class Instance:
                 "stop it, or give this one another DATABASE_URL",
                 pid=holder.pid if holder else None,
             )
-        if not self.wait_until_alone(wait_s):
+        if not self.wait_until_alone(wait_s) and not self._kill_members():
             self.server_lock.release()
             raise AlreadyRunning(
                 f"processes of a former server still use the database {self._settings.database_path}; wait, or end them",
@@ -139,6 +145,14 @@ class Instance:
             time.sleep(_POLL_S)
         members.release()
         return True
+
+    def _kill_members(self) -> bool:
+        """Kill what a former server left behind: without a parent, and too stuck to notice. Returns whether all is gone."""
+        for process in self._members().sharers():
+            log.warning("killing process %s, which a former server left behind", process.pid)
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        return self.wait_until_alone(_KILL_LIMIT_S)
 
     def worker_lock(self, incarnation: str) -> LockFile:
         """The lock that one incarnation of a worker holds for as long as it lives."""

@@ -1,6 +1,10 @@
 """The files of a running server."""
 
 import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -41,12 +45,65 @@ def test_two_databases_are_two_servers(tmp_path: Path) -> None:
     other.disown()
 
 
-def test_a_server_waits_for_the_processes_of_a_former_one(instance: Instance) -> None:
-    left_behind = instance.join()
+JOIN = """
+import signal, sys, threading
+from pathlib import Path
+from autogpt_server.utils.instance import Instance
+from autogpt_server.utils.settings import Settings
+membership = Instance(Settings(database_url=sys.argv[1])).join()
+print("joined", flush=True)
+sys.stdin.read() if sys.argv[2] == "ends" else threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Generator[Callable[[str], "subprocess.Popen[str]"]]:
+    """Starts a process that belongs to a server, without a server."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(how: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", JOIN, settings_for(tmp_path).database_url, how]
+        root = str(Path(__file__).parents[2])
+        started.append(subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == "joined\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+Member = Callable[[str], "subprocess.Popen[str]"]
+
+
+def test_a_server_waits_for_the_processes_of_a_former_one(instance: Instance, member: Member) -> None:
+    left_behind = member("ends")
+    assert left_behind.stdin is not None
+    threading.Timer(0.3, left_behind.stdin.close).start()
+    instance.own(wait_s=30)
+    assert left_behind.wait(30) == 0
+    instance.disown()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/locks to find them")
+def test_those_that_do_not_end_are_killed(instance: Instance, member: Member) -> None:
+    left_behind = [member("stays"), member("stays")]
+    instance.own(wait_s=0.1)
+    assert [process.wait(30) for process in left_behind] == [-9, -9]
+    instance.disown()
+
+
+def test_it_never_kills_itself(instance: Instance) -> None:
+    own_membership = instance.join()
     with pytest.raises(AlreadyRunning, match="processes of a former server"):
         instance.own(wait_s=0.1)
     assert instance.server_lock.is_free()
-    left_behind.release()
+    own_membership.release()
     instance.own(wait_s=1)
     instance.disown()
 

@@ -220,6 +220,15 @@ async def test_a_service_that_does_not_run_is_unavailable(house: House) -> None:
     close_service_client(ghost)
 
 
+async def test_a_closed_client_says_so(house: House) -> None:
+    client = get_service_client(PaintShopInterface, house.settings)
+    assert isinstance(await client.pid(), int)
+    close_service_client(client)
+    with pytest.raises(ServiceUnavailable, match="has been closed"):
+        await client.pid()
+    await client.note("lost")
+
+
 def test_without_a_server_there_is_no_client(tmp_path: Path) -> None:
     with pytest.raises(InstanceError, match="no server runs on the database"):
         get_service_client(PaintShopInterface, settings_for(tmp_path))

@@ -1,6 +1,7 @@
 """The calling side: finds the service, keeps connections to it, waits for it when it restarts, and never blocks a loop."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -176,7 +177,10 @@ class ServiceClient:
 
     def submit(self, exposure: Exposure, payload: bytes, deadline: float) -> "Future[bytes]":
         """Make a call in one of the client's threads."""
-        return self._callers.submit(self.connections.call, exposure, payload, deadline)
+        try:
+            return self._callers.submit(self.connections.call, exposure, payload, deadline)
+        except RuntimeError:
+            raise ServiceUnavailable(f"this client of {self.name} has been closed") from None
 
     def hint(self, exposure: Exposure, payload: bytes, timeout_s: float) -> None:
         """Send a hint when its turn comes. One that already waits to be sent is not sent twice; too many are dropped."""
@@ -188,7 +192,8 @@ class ServiceClient:
                 log.debug("hint dropped: %s.%s", self.name, exposure.name)
                 return
             self._pending_hints.add(key)
-        self._hinter.submit(self._send_hint, exposure, payload, timeout_s)
+        with contextlib.suppress(RuntimeError):  # closed: this hint is lost like any other
+            self._hinter.submit(self._send_hint, exposure, payload, timeout_s)
 
     def _send_hint(self, exposure: Exposure, payload: bytes, timeout_s: float) -> None:
         with self._lock:
