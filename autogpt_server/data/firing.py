@@ -128,13 +128,21 @@ async def due_schedules(db: Database, now: datetime, *, limit: int) -> list[DueS
         return await db.read(read)
 
 
+async def enabled_schedules(db: Database, *, after_id: str, limit: int) -> list[Schedule]:
+    """Enabled schedules, due or not, in the order of their ids."""
+
+    def read(connection: sqlite3.Connection) -> list[Schedule]:
+        return [schedule_of_row(row) for row in connection.execute(_SELECT_ENABLED, (after_id, limit))]
+
+    with _translated():
+        return await db.read(read)
+
+
 async def situations(db: Database, schedule_ids: Sequence[str]) -> dict[str, DueSchedule]:
     """Schedules, due or not, with what a decision about them would depend on, by their ids."""
 
     def read(connection: sqlite3.Connection) -> dict[str, DueSchedule]:
-        rows = connection.execute(
-            f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT "value" FROM json_each(?))', (json.dumps(list(schedule_ids)),)  # noqa: S608
-        )
+        rows = connection.execute(_SELECT_BY_ID, (json.dumps(list(schedule_ids)),))
         return {found.schedule.id: found for found in map(_due_schedule, rows)}
 
     with _translated():
@@ -196,6 +204,11 @@ _SELECT_SITUATION = (
     f'ELSE (SELECT g."version" FROM {_VERSION} AND g."version" = s."agentGraphVersion") END, '
     f'{_ACTIVE_RUN}, (SELECT count(*) FROM {_WAITING}), (SELECT min(o."dueAt") FROM {_WAITING}) AS "waitingSince" '
     'FROM "AgentGraphExecutionSchedule" s'
+)
+_SELECT_BY_ID = f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT "value" FROM json_each(?))'  # noqa: S608
+_SELECT_ENABLED = (
+    f'SELECT {COLUMNS} FROM "AgentGraphExecutionSchedule" s '  # noqa: S608
+    'WHERE s."isEnabled" = 1 AND s."id" > ? ORDER BY s."id" LIMIT ?'
 )
 _SELECT_RELEASABLE = (
     f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT DISTINCT "scheduleId" FROM "AgentScheduleOccurrence" WHERE "status" = \'WAITING\') '  # noqa: S608

@@ -47,13 +47,15 @@ class ExecutionScheduler(SchedulerInterface, AppService):
             timer.start()
             await context.ready()
             firing = asyncio.create_task(self._fire(ticker, timer))
+            rearming = asyncio.create_task(self._rearm(ticker, timer))
             drained = asyncio.create_task(context.drain_requested())
             await asyncio.wait({firing, drained}, return_when=asyncio.FIRST_COMPLETED)
             if firing.done():
                 firing.result()  # it does not end unasked: raise what ended it
             timer.stop()
-            firing.cancel()  # a commit that has begun is finished all the same
-            await asyncio.gather(firing, *self._hinting, return_exceptions=True)
+            for task in (firing, rearming):
+                task.cancel()  # a commit that has begun is finished all the same
+            await asyncio.gather(firing, rearming, *self._hinting, return_exceptions=True)
 
     async def schedules_changed(self) -> None:
         """Look at once."""
@@ -69,6 +71,16 @@ class ExecutionScheduler(SchedulerInterface, AppService):
             else:
                 timer.set(tick.next_fire_at)
             await timer.wait()
+
+    async def _rearm(self, ticker: Ticker, timer: Timer) -> None:
+        try:
+            count = await ticker.rearm()
+        except SchedulesUnavailable as error:
+            log.error("due times not checked", error=str(error))  # noqa: TRY400 - the message says it all
+            return
+        if count:
+            log.warning("due times corrected: the time zone database or the server has changed", schedules=count)
+            timer.wake()
 
     def _tell_manager(self, run_ids: Sequence[str]) -> None:
         if not self._hinting:

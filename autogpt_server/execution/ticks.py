@@ -21,12 +21,13 @@ from autogpt_server.data.firing import (
     commit_firings,
     commit_releases,
     due_schedules,
+    enabled_schedules,
     next_fire_at,
     postpone,
     releasable_schedules,
 )
 from autogpt_server.data.problems import InvalidContent
-from autogpt_server.data.schedule import NewOccurrence, OccurrenceStatus
+from autogpt_server.data.schedule import NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.execution.cron import InvalidCron
 from autogpt_server.execution.occurrences import Outcome, Situation, account
 from autogpt_server.execution.rows import new_run
@@ -98,6 +99,20 @@ class Ticker:
                 break
         done.next_fire_at = await next_fire_at(self._db)
         return done
+
+    async def rearm(self) -> int:
+        """Work out again when each enabled schedule is due next; how many were off. To be done once after a start.
+
+        Since it was worked out last, the time zone database may have been updated, or the server.
+        """
+        count, after_id = 0, ""
+        while page := await enabled_schedules(self._db, after_id=after_id, limit=BATCH):
+            after_id = page[-1].id
+            firings = [firing for schedule in page if (firing := _rearmed(schedule)) is not None]
+            if firings:
+                results = await commit_firings(self._db, firings, now=self._clock.now())
+                count += sum(result.outcome is FiringOutcome.DONE for result in results)
+        return count
 
     def _announce(self, results: Sequence[FiringResult]) -> list[str]:
         run_ids = [run_id for result in results for run_id in result.run_ids]
@@ -197,6 +212,18 @@ class Ticker:
             inline_value_bytes=self._inline_value_bytes,
             schedule_id=schedule.id,
         )
+
+
+def _rearmed(schedule: Schedule) -> Firing | None:
+    """The step that corrects when a schedule is looked at next; None if that is right, or cannot be told."""
+    try:
+        timing = Timing.of(schedule.id, schedule)
+    except (InvalidCron, UnknownTimeZone):
+        return None
+    next_fire = timing.next_fire(after=schedule.accounted_until)
+    if next_fire == schedule.next_fire_at:
+        return None
+    return Firing(schedule.id, schedule.revision, schedule.accounted_until, schedule.accounted_until, next_fire)
 
 
 def _unless_missed(outcome: Outcome, unfit: _Unfit) -> Outcome:

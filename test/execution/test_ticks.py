@@ -316,6 +316,19 @@ async def test_one_that_is_not_understood_harms_no_other(at_noon: Scene, column:
     assert await at_noon.outcomes(sound) == [("13:00:00", STARTED, None)]
 
 
+async def test_due_times_are_corrected_after_a_start(at_noon: Scene) -> None:
+    late, lost, paused, sound = [await at_noon.schedule(is_enabled=n != 2) for n in range(4)]
+    for schedule, stored in ((late, "2026-11-22T13:45:00.000+00:00"), (lost, None), (paused, None)):
+        await at_noon.sql(
+            'UPDATE "AgentGraphExecutionSchedule" SET "nextDueAt" = ? WHERE "id" = ?', stored, schedule.id
+        )
+    assert await at_noon.ticker().rearm() == 2
+    assert await at_noon.ticker().rearm() == 0
+    assert len((await at_noon.tick(hours=1)).run_ids) == 3
+    assert await at_noon.outcomes(paused) == []
+    assert await at_noon.outcomes(sound) == await at_noon.outcomes(lost) == [("13:00:00", STARTED, None)]
+
+
 async def test_a_database_that_does_not_answer(at_noon: Scene) -> None:
     schedule = await at_noon.schedule()
     async with await Database.open(at_noon.settings) as other:
