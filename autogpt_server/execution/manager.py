@@ -134,7 +134,8 @@ class ExecutionManager(ManagerInterface, AppService):
             del self._waiters[worker_id]
             last = self._last.get(worker_id)
             answer = self._last[worker_id] = Assignment((last.number if last else 0) + 1, waiter.bench.given)
-            faults.reach("manager.assign.after")
+            if faults.reach("manager.assign.after"):
+                waiter.answered.cancel()
             if not waiter.answered.done():
                 waiter.answered.set_result(answer)
 

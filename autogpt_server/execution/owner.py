@@ -135,14 +135,6 @@ class RunOwner:
             self._waiting_for_commit.append((self.state.seq, attempt))
         return True
 
-    @staticmethod
-    def _effects_of(execution: Execution) -> Effects:
-        try:
-            return execution.node.block.effects_for(execution.input or {})
-        except Exception as error:  # noqa: BLE001 - the block's own code; what is not known to be harmless is treated as unsafe
-            log.warning("effects_for raised", block=execution.node.block.name, error=type(error).__name__)
-            return Effects.UNSAFE
-
     def _report(self, attempt: Attempt, event: Yielded | Ended) -> None:
         self._workshop.report(self, attempt, event)
 

@@ -48,6 +48,8 @@ MAX_RUNS = 256
 """Runs that one worker holds at once."""
 MAX_LOOP_ATTEMPTS = 1000
 """Async blocks that one worker performs at once."""
+_LOOP_THREADS = 64
+"""Threads, made when needed, for what async blocks do in threads."""
 _ASK_AGAIN_S = 0.5
 """Pause after the manager could not be asked."""
 _FLUSH_S = 1.0
@@ -89,6 +91,8 @@ class Worker(AppProcess):
         self._manager = get_service_client(ManagerInterface, self.settings)
         self._live = get_service_client(LiveInterface, self.settings)
         self._threads = ThreadPoolExecutor(self.settings.worker_threads, thread_name_prefix="block")
+        # What async blocks use without knowing, as to look up host names; asyncio's own has no more threads than a few.
+        self._loop.set_default_executor(ThreadPoolExecutor(_LOOP_THREADS, thread_name_prefix="loop"))
         async with await Database.open(self.settings) as db:
             self._db = db
             self._topologies = Topologies(db, get_blocks(self.settings.block_modules))

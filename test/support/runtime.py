@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Coroutine, Generator, Mapping, Sequence
@@ -162,11 +163,15 @@ class Runtime:
         psutil.wait_procs(processes, PATIENCE_S)
         self._app = None
 
-    def stop(self) -> int:
-        """Stop the server as Ctrl-C does; answers its exit code."""
+    def request_stop(self) -> None:
+        """Ask the server to stop, as Ctrl-C does."""
         assert self._app is not None
         self._look_around()
         self._app.send_signal(signal.SIGTERM)
+
+    def wait_until_stopped(self) -> int:
+        """Wait until a server that was asked to stop has ended; answers its exit code."""
+        assert self._app is not None
         code = self._app.wait(PATIENCE_S)
         self._app = None
         return code
@@ -253,6 +258,14 @@ class Runtime:
         manager = get_service_client(ManagerInterface, self.settings)
         self.call(_awaited(manager.run_waits(run_id)))
         close_service_client(manager)
+
+    def bump_epoch(self, run_id: str) -> None:
+        """Let it look as if another worker had taken the run over."""
+
+        def bump(connection: sqlite3.Connection) -> None:
+            connection.execute('UPDATE "AgentGraphExecution" SET "epoch" = "epoch" + 1 WHERE "id" = ?', (run_id,))
+
+        self.call(self.db.write(bump))
 
     def run(self, run_id: str) -> Run:
         """The run as it is committed."""

@@ -44,7 +44,7 @@ class _Script(Block):
     test_output = [("out", 1), ("out", 2)]
 
     def effects_for(self, input_data: Mapping[str, JsonValue]) -> Effects:
-        return Effects(input_data["effects"])
+        return Effects(input_data.get("effects", Effects.PURE))
 
 
 class ScriptBlock(_Script):
