@@ -5,8 +5,7 @@ others. Each generated package (``prisma``, or another that ``output`` in a sche
 are raised as those of the package that the client came from.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +16,9 @@ from prisma._types import TransactionId
 from pydantic import BaseModel
 
 from autogpt_server.data.engine.engine import SqliteEngine, Work
-from autogpt_server.data.engine.errors import EngineError, EngineNotBuiltError, QueryError, client_error
+from autogpt_server.data.engine.errors import ClientErrors, EngineError, EngineNotBuiltError
 from autogpt_server.data.engine.plans import plans_of
-from autogpt_server.data.engine.protocol import RequestBuilder, UnknownRelationError
+from autogpt_server.data.engine.protocol import RequestBuilder
 from autogpt_server.data.engine.schema import DataModel, read_datamodel
 from autogpt_server.data.engine.sqlite import ConnectionOptions, Synchronous
 
@@ -133,7 +132,7 @@ class _EngineClient:
             run = engine.execute_raw if method == "execute_raw" else engine.query_raw
             return _response(await run(arguments["query"], arguments["parameters"], tx_id=tx_id))
         model = self._checked(model)
-        with self._client_errors():
+        with ClientErrors(self._errors):
             if method == "create_many":
                 requests = self._builder.rows(arguments, model)
                 counts = await engine.execute_all(requests, tx_id=tx_id)
@@ -160,7 +159,7 @@ class _EngineClient:
                 items.append(engine.raw_batch_item(arguments["query"], arguments["parameters"]))
                 continue
             model = self._checked(query.get("model"))
-            with self._client_errors():
+            with ClientErrors(self._errors):
                 if method == "create_many":
                     items += [await engine.batch_item(request) for request in self._builder.rows(arguments, model)]
                 else:
@@ -169,10 +168,10 @@ class _EngineClient:
         if items:
             await engine.perform_batch(items, tx_id=self._tx_id)
 
-    def _copy(self) -> "_EngineClient":
-        new = type(self)(self._options, self._plans_dir)
-        new._copied = True
-        new._internal_engine = self._internal_engine
+    def _copy(self) -> Any:
+        new: Any = type(self)(self._options, self._plans_dir)
+        new._copied = True  # noqa: SLF001 - another of this class
+        new._internal_engine = self._internal_engine  # noqa: SLF001
         return new
 
     def _connected(self) -> SqliteEngine:
@@ -185,15 +184,6 @@ class _EngineClient:
         if model is None or not hasattr(model, "__prisma_model__"):
             raise self._errors.InvalidModelError(model)
         return model
-
-    @contextmanager
-    def _client_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except QueryError as error:
-            raise client_error(error, self._errors) from error.__cause__
-        except UnknownRelationError as error:
-            raise self._errors.UnknownRelationalFieldError(model=error.model, field=error.field) from None
 
     @property
     def _errors(self) -> Any:
@@ -214,8 +204,9 @@ def _batch_class(generated: type[Any]) -> type[Any]:
     """The generated ``Batch``, without its way of writing queries down (see `protocol`)."""
 
     class Batch(generated):
-        def __init__(self, client: _EngineClient) -> None:
-            super().__init__(client)
+        def __init__(self, client: Any) -> None:
+            stock: Any = super()
+            stock.__init__(client)
             self._client = client
             self._queries: list[dict[str, Any]] = []
 
@@ -233,14 +224,14 @@ def _batch_class(generated: type[Any]) -> type[Any]:
 class _NestedTransaction:
     """``tx()`` of a client that is in a transaction; has the interface of the stock transaction manager."""
 
-    def __init__(self, client: _EngineClient) -> None:
+    def __init__(self, client: Any) -> None:
         self._outer = client
         self._tx_id: TransactionId | None = None
 
     async def start(self) -> Any:
         """Begin; returns the client to use inside."""
         outer = self._outer
-        self._tx_id = await outer._connected().start_nested_transaction(cast(str, outer._tx_id))  # noqa: SLF001
+        self._tx_id = await outer._connected().start_nested_transaction(outer._tx_id)  # noqa: SLF001
         client = outer._copy()  # noqa: SLF001
         client._tx_id = self._tx_id  # noqa: SLF001
         return client

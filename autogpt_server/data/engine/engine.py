@@ -4,21 +4,20 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from functools import wraps
-from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 from prisma._types import TransactionId
 from prisma.engine._abstract import AsyncAbstractEngine
 
 from autogpt_server.data.engine.errors import (
+    ClientErrors,
     DatabaseBusyError,
     EngineClosedError,
     ErrorClasses,
     QueryError,
     ReadOnlyError,
-    client_error,
     sqlite_query_error,
 )
 from autogpt_server.data.engine.generators import Clock
@@ -39,26 +38,10 @@ from autogpt_server.data.engine.sqlite import (
 )
 from autogpt_server.data.engine.transactions import Transactions
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 _MAX_RAW_STATEMENTS: Final = 500
-
-
-def _raises_client_errors(
-    method: Callable[Concatenate["SqliteEngine", P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate["SqliteEngine", P], Coroutine[Any, Any, T]]:
-    """A method whose `QueryError` becomes an error class of the generated client."""
-
-    @wraps(method)
-    async def translated(self: "SqliteEngine", *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await method(self, *args, **kwargs)
-        except QueryError as error:
-            raise client_error(error, self.errors) from error.__cause__
-
-    return translated
 
 
 class SqliteEngine(AsyncAbstractEngine):
@@ -77,7 +60,7 @@ class SqliteEngine(AsyncAbstractEngine):
     ) -> None:
         """``errors``: the ``errors`` module of the client's package."""
         self.options = options
-        self.errors = errors
+        self._client_errors = ClientErrors(errors)
         self.datamodel = datamodel
         self.plans = plans
         self._raw: LruCache[str, RawStatement] = LruCache(_MAX_RAW_STATEMENTS)
@@ -155,14 +138,13 @@ class SqliteEngine(AsyncAbstractEngine):
 
     # --- Prisma's queries -----------------------------------------------------------------------------------------
 
-    @_raises_client_errors
     async def execute(self, request: Request, *, tx_id: str | None = None) -> Any:
         """The result of one request, in the form that Prisma's engine would give it.
 
         Raises:
             QueryError: it cannot be answered.
         """
-        plan = self.plans.cached(request.text) or await self.plans.get(request.text)
+        plan = await self._plan(request)
         clock = Clock()
         return await self._perform(
             lambda connection: plan.run(connection, request.values, clock),
@@ -171,13 +153,12 @@ class SqliteEngine(AsyncAbstractEngine):
             tx_id=tx_id,
         )
 
-    @_raises_client_errors
     async def execute_all(self, requests: Iterable[Request], *, tx_id: str | None = None) -> list[Any]:
         """The results of several requests, all carried out or none."""
         clock = Clock()
         prepared: list[tuple[Plan, Mapping[str, Any]]] = []
         for count, request in enumerate(requests, 1):
-            plan = self.plans.cached(request.text) or await self.plans.get(request.text)
+            plan = await self._plan(request)
             prepared.append((plan, request.values))
             if count % 100 == 0:
                 await asyncio.sleep(0)  # building many requests must not hold up the loop
@@ -188,18 +169,18 @@ class SqliteEngine(AsyncAbstractEngine):
             tx_id=tx_id,
         )
 
-    @_raises_client_errors
     async def query_raw(self, sql: str, parameters: Iterable[object], *, tx_id: str | None = None) -> dict[str, Any]:
         """The rows of a raw query."""
-        statement, values = self._raw_statement(sql), raw_parameters(parameters)
+        with self._client_errors:
+            statement, values = self._raw_statement(sql), raw_parameters(parameters)
         return await self._perform(
             lambda connection: statement.query(connection, values), writes=not statement.reads, alone=True, tx_id=tx_id
         )
 
-    @_raises_client_errors
     async def execute_raw(self, sql: str, parameters: Iterable[object], *, tx_id: str | None = None) -> int:
         """How many rows a raw statement changed."""
-        statement, values = self._raw_statement(sql), raw_parameters(parameters)
+        with self._client_errors:
+            statement, values = self._raw_statement(sql), raw_parameters(parameters)
         return await self._perform(
             lambda connection: statement.execute(connection, values), writes=True, alone=True, tx_id=tx_id
         )
@@ -210,22 +191,28 @@ class SqliteEngine(AsyncAbstractEngine):
 
     def raw_batch_item(self, sql: str, parameters: Iterable[object]) -> Work[int]:
         """A raw statement as part of `perform_batch`."""
-        statement, values = self._raw_statement(sql), raw_parameters(parameters)
+        with self._client_errors:
+            statement, values = self._raw_statement(sql), raw_parameters(parameters)
         return lambda connection: statement.execute(connection, values)
 
-    @_raises_client_errors
     async def batch_item(self, request: Request) -> Work[Any]:
         """A request as part of `perform_batch`."""
-        plan = await self.plans.get(request.text)
+        plan = await self._plan(request)
         clock = Clock()
         return lambda connection: plan.run(connection, request.values, clock)
 
-    @_raises_client_errors
     async def perform_batch(self, items: list[Work[Any]], *, tx_id: str | None = None) -> list[Any]:
         """The results of ``items``, all carried out in order or none."""
         return await self._perform(
             lambda connection: [item(connection) for item in items], writes=True, several=True, tx_id=tx_id
         )
+
+    async def _plan(self, request: Request) -> Plan:
+        plan = self.plans.cached(request.text)
+        if plan is None:
+            with self._client_errors:
+                plan = await self.plans.get(request.text)
+        return plan
 
     def _raw_statement(self, sql: str) -> RawStatement:
         statement = self._raw.get(sql)
@@ -242,24 +229,29 @@ class SqliteEngine(AsyncAbstractEngine):
         ``several``: it is several statements. ``alone``: a single statement that SQLite may refuse inside a transaction (a PRAGMA, say).
         """
         self._queries += 1
+        with self._client_errors:
+            try:
+                return await self._dispatch(work, writes=writes, several=several, alone=alone, tx_id=tx_id)
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                raise sqlite_query_error(error) from error
+            except DatabaseBusyError as error:
+                raise QueryError("P1008", f"Operations timed out: {error}") from error
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise QueryError("P2020", f"Value out of range for the database: {error}") from error
+
+    async def _dispatch(self, work: Work[T], *, writes: bool, several: bool, alone: bool, tx_id: str | None) -> T:
         timeout_s = self.options.busy_timeout_s
-        try:
-            if tx_id is not None:
-                in_tx = (lambda connection: in_savepoint(connection, work)) if writes and several else work
-                return await self._running().run(tx_id, in_tx)
-            if not writes:
-                return await self._reading().call(
-                    (lambda connection: in_snapshot(connection, work)) if several else work
-                )
-            if alone:
-                return await self._in_turn(lambda connection: autocommit(connection, timeout_s, work))
-            return await self._in_turn(lambda connection: in_transaction(connection, timeout_s, work))
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            raise sqlite_query_error(error) from error
-        except DatabaseBusyError as error:
-            raise QueryError("P1008", f"Operations timed out: {error}") from error
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise QueryError("P2020", f"Value out of range for the database: {error}") from error
+        if tx_id is not None:
+            if writes and several:
+                return await self._running().run(tx_id, lambda connection: in_savepoint(connection, work))
+            return await self._running().run(tx_id, work)
+        if not writes:
+            if several:
+                return await self._reading().call(lambda connection: in_snapshot(connection, work))
+            return await self._reading().call(work)
+        if alone:
+            return await self._in_turn(lambda connection: autocommit(connection, timeout_s, work))
+        return await self._in_turn(lambda connection: in_transaction(connection, timeout_s, work))
 
     async def _in_turn(self, work: Work[T]) -> T:
         """Call ``work`` with the writing connection, when no interactive transaction holds it.
@@ -292,30 +284,30 @@ class SqliteEngine(AsyncAbstractEngine):
 
     # --- interactive transactions ---------------------------------------------------------------------------------
 
-    @_raises_client_errors
     async def start_transaction(self, *, content: str) -> TransactionId:
         """``content``: JSON ``{"timeout", "max_wait"}``, both in milliseconds, as Prisma Client Python says it."""
         limits = json.loads(content)
         max_wait_s, timeout_s = limits["max_wait"] / 1000, limits["timeout"] / 1000
-        return TransactionId(await self._running().start(max_wait_s=max_wait_s, timeout_s=timeout_s))
+        with self._client_errors:
+            return TransactionId(await self._running().start(max_wait_s=max_wait_s, timeout_s=timeout_s))
 
-    @_raises_client_errors
     async def start_nested_transaction(self, tx_id: str) -> TransactionId:
         """A transaction inside another: a savepoint."""
-        return TransactionId(await self._running().start_nested(tx_id))
+        with self._client_errors:
+            return TransactionId(await self._running().start_nested(tx_id))
 
-    @_raises_client_errors
     async def commit_transaction(self, tx_id: TransactionId) -> None:
         """See `Transactions.commit`."""
-        try:
-            await self._running().commit(tx_id)
-        except sqlite3.Error as error:
-            raise sqlite_query_error(error) from error
+        with self._client_errors:
+            try:
+                await self._running().commit(tx_id)
+            except sqlite3.Error as error:
+                raise sqlite_query_error(error) from error
 
-    @_raises_client_errors
     async def rollback_transaction(self, tx_id: TransactionId) -> None:
         """See `Transactions.rollback`."""
-        await self._running().rollback(tx_id)
+        with self._client_errors:
+            await self._running().rollback(tx_id)
 
     # --- figures --------------------------------------------------------------------------------------------------
 

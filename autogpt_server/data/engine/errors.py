@@ -9,8 +9,8 @@ Prisma Client Python 0.15.0.
 
 import re
 import sqlite3
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
 
@@ -59,6 +59,15 @@ class QueryError(Exception):
         self.meta: Mapping[str, Any] = meta or {}
 
 
+class UnknownRelationError(LookupError):
+    """``include`` names something that is no relation of the model."""
+
+    def __init__(self, model: str, field: str) -> None:
+        super().__init__(f"{model} has no relation {field!r}")
+        self.model = model
+        self.field = field
+
+
 class ErrorClasses(Protocol):
     """The ``errors`` module of a generated client."""
 
@@ -66,6 +75,25 @@ class ErrorClasses(Protocol):
     TransactionError: type[Exception]
     TransactionExpiredError: type[Exception]
     MissingRequiredValueError: type[Exception]
+    UnknownRelationalFieldError: Callable[..., Exception]
+
+
+class ClientErrors:
+    """``with`` this, errors of the engine's queries are raised as those of a generated client."""
+
+    def __init__(self, classes: ErrorClasses) -> None:
+        self._classes = classes
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, QueryError):
+            raise client_error(exc, self._classes) from exc.__cause__
+        if isinstance(exc, UnknownRelationError):
+            raise self._classes.UnknownRelationalFieldError(model=exc.model, field=exc.field) from None
 
 
 _CLASS_OF_CODE: Mapping[str, str] = MappingProxyType(

@@ -6,7 +6,6 @@ of the specifications: RFC 9562 (UUID), github.com/paralleldrive/cuid and cuid2,
 
 import datetime as dt
 import itertools
-import math
 import os
 import secrets
 import socket
@@ -107,17 +106,21 @@ def _as_list(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else [value]
 
 
+def _without_clock(generate: Callable[..., object]) -> Callable[..., object]:
+    def generator(_: Clock, *args: object) -> object:
+        return generate(*args)
+
+    return generator
+
+
 GENERATORS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {
-        "uuid": lambda _clock, version=4: new_uuid(version),
-        "cuid": lambda _clock, version=1: new_cuid(version),
-        "ulid": lambda _clock: new_ulid(),
-        "nanoid": lambda _clock, length=21: new_nanoid(length),
+        "uuid": _without_clock(new_uuid),
+        "cuid": _without_clock(new_cuid),
+        "ulid": _without_clock(new_ulid),
+        "nanoid": _without_clock(new_nanoid),
         "now": Clock.now,
-        "product": lambda _clock, left, right: product(left, right),
+        "product": _without_clock(product),
     }
 )
 """By the name in a plan; each takes the request's clock and the plan's arguments."""
-
-assert len(_URL_SAFE) == 64
-assert math.log2(len(_CROCKFORD)) == 5

@@ -166,7 +166,8 @@ def _get_first_non_empty(_: _Preparation, args: Any) -> Node:
     names: list[str] = args["names"]
 
     def get_first_non_empty(_frame: Frame, scope: Scope) -> Any:
-        return next((scope[name] for name in names if not _is_empty(scope.get(name))), [])
+        empty: list[Any] = []
+        return next((scope[name] for name in names if not _is_empty(scope.get(name))), empty)
 
     return get_first_non_empty
 
@@ -407,8 +408,7 @@ _VIOLATIONS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         ),
         "INCOMPLETE_CONNECT_OUTPUT": (
             "P2018",
-            "The required connected records were not found. Expected {expectedRows} on {relationType} relation"
-            " '{relation}', found {found}.",
+            "The required connected records were not found: {found} of {expectedRows} on the relation '{relation}'.",
         ),
         "RECORDS_NOT_CONNECTED": (
             "P2017",

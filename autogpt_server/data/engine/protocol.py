@@ -19,6 +19,7 @@ from typing import Any, Final, cast, get_args
 
 from pydantic import BaseModel
 
+from autogpt_server.data.engine.errors import UnknownRelationError
 from autogpt_server.data.engine.parameters import Parameters, ParameterValue, literal
 from autogpt_server.data.engine.schema import DataModel, Field, Model
 
@@ -63,15 +64,6 @@ _RELATION_ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 _LOGIC: Final = frozenset(("AND", "OR", "NOT"))
 _COUNT_FIELD: Final = Field("_count", "Int", is_list=False, is_required=True)
 _AVERAGE_TYPE: Final[Mapping[str, str]] = MappingProxyType({"Int": "Float", "BigInt": "Float"})
-
-
-class UnknownRelationError(LookupError):
-    """``include`` names something that is no relation of the model."""
-
-    def __init__(self, model: str, field: str) -> None:
-        super().__init__(f"{model} has no relation {field!r}")
-        self.model = model
-        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +116,9 @@ class RequestBuilder:
         name = model_name(model)
         fields = self._datamodel.models[name]
         texts: dict[tuple[object, ...], str] = {}
-        rows = arguments["data"]
-        for row in [rows] if isinstance(rows, Mapping) else rows:
+        given: Any = arguments["data"]
+        rows: list[Mapping[str, Any]] = [given] if isinstance(given, Mapping) else given
+        for row in rows:
             parameters = Parameters(self._datamodel)
             data = _Arguments(self._datamodel, parameters).create(fields, row)
             # A row of scalars only has its shape in its columns and in which of them got a value.
@@ -140,7 +133,7 @@ class RequestBuilder:
 
 def model_name(model: type[BaseModel]) -> str:
     """The Prisma model that a generated (or partial) pydantic model stands for."""
-    return cast(str, model.__prisma_model__)  # type: ignore[attr-defined]  # pyright: ignore
+    return cast(Any, model).__prisma_model__
 
 
 class _Arguments:
@@ -235,10 +228,10 @@ class _Arguments:
         return self._data(model, given, self._change)
 
     def _change(self, field: Field, value: Any) -> object:
-        if isinstance(value, Mapping) and field.type != "Json":
-            operations = cast("Mapping[str, Any]", value)
-            return {operation: self._parameters.scalar(field, operand) for operation, operand in operations.items()}
-        return self._parameters.scalar(field, value)
+        if field.type == "Json" or not isinstance(value, Mapping):
+            return self._parameters.scalar(field, cast(object, value))
+        operations = cast("Mapping[str, Any]", value)
+        return {operation: self._parameters.scalar(field, operand) for operation, operand in operations.items()}
 
     def _data(self, model: Model, given: Any, scalar: Callable[[Field, Any], object]) -> object:
         if not isinstance(given, Mapping):
@@ -264,7 +257,7 @@ class _Arguments:
             written[operation] = _each(value, lambda item, op=operation: self._nested(target, op, item, is_list))
         return written
 
-    def _nested(self, target: Model, operation: str, given: Any, is_list: bool) -> object:  # noqa: FBT001
+    def _nested(self, target: Model, operation: str, given: Any, is_list: bool) -> object:
         match operation:
             case "create":
                 return self.create(target, given)

@@ -182,8 +182,8 @@ def _object_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, s
 
     def map_rows(value: Any) -> Any:
         if isinstance(value, list):
-            rows = cast("list[Row]", value)
-            return [map_row(row) for row in rows if not (skip_nulls and row is None)]
+            rows = cast("list[Row | None]", value)
+            return [None if row is None else map_row(row) for row in rows if row is not None or not skip_nulls]
         return None if value is None else map_row(value)
 
     return map_rows

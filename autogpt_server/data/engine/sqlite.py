@@ -235,10 +235,9 @@ class _Job(Generic[T]):
         else:
             self._report(self._succeed, result)
 
-    def refuse(self) -> None:
-        """The thread ended before it came to this job."""
-        if self._claim.acquire(blocking=False):
-            self._report(self._fail, EngineClosedError("the client was disconnected"))
+    def fail(self, error: BaseException) -> None:
+        """End the job with ``error``, from the database thread."""
+        self._report(self._fail, error)
 
     def _report(self, function: Callable[[Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
@@ -315,7 +314,7 @@ class DatabaseThread:
         try:
             connection = self._connect()
         except BaseException as error:  # noqa: BLE001 - raised again by start()
-            opened._report(opened._fail, error)  # noqa: SLF001 - of this module
+            opened.fail(error)
             return
         opened.run(connection)
         try:

@@ -17,7 +17,10 @@ from typing import Any
 
 import pytest
 
-from autogpt_server.data.engine import ConnectionOptions, bind
+from autogpt_server.data.engine import ConnectionOptions, Synchronous, bind
+
+Sql = Callable[..., list[tuple[Any, ...]]]
+"""Runs a statement with its parameters and returns the rows."""
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = Path(__file__).with_name("conformance.prisma")
@@ -39,9 +42,11 @@ class Conformance:
         """Copy it, do not open it."""
         return self.folder / "empty.db"
 
-    def client(self, path: Path, **options: Any) -> Any:
+    def client(
+        self, path: Path, *, synchronous: Synchronous = "NORMAL", busy_timeout_s: float = 30, read_only: bool = False
+    ) -> Any:
         """A client for the database at ``path``, not connected."""
-        connection = ConnectionOptions(path, **{"synchronous": "NORMAL", **options})
+        connection = ConnectionOptions(path, synchronous, busy_timeout_s, read_only)
         return bind(self.package.Prisma, connection, plans_dir=self.plans)
 
 
@@ -103,8 +108,12 @@ def errors(conformance: Conformance) -> Any:
 
 
 @pytest.fixture
-def sql(database: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+def sql(database: Path) -> Iterator[Sql]:
     """Plain SQL on the same file, through the standard library."""
     with closing(sqlite3.connect(database, isolation_level=None, timeout=10)) as connection:
         connection.execute("PRAGMA foreign_keys=ON")
-        yield lambda statement, *parameters: connection.execute(statement, parameters).fetchall()
+
+        def run(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+            return connection.execute(statement, parameters).fetchall()
+
+        yield run

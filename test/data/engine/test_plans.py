@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,9 @@ async def test_one_shape_one_plan(db: Any) -> None:
     """Values, and how many there are in a list, are no part of the shape."""
     for index in range(5):
         await db.user.find_many(where={"age": index, "email": {"in": ["x"] * (index + 1)}, "name": f"{index}"}, take=3)
-        await db.user.update_many(where={"id": f"{index}"}, data={"score": {"increment": index}, "role": ("USER", "ADMIN")[index % 2]})
+        await db.user.update_many(
+            where={"id": f"{index}"}, data={"score": {"increment": index}, "role": ("USER", "ADMIN")[index % 2]}
+        )
         await db.scalars.count(where={"bool": bool(index % 2), "big": index * 10**15})
     assert len(get_engine(db).plans) == 3
 
@@ -115,7 +116,11 @@ async def test_the_loop_runs_while_plans_are_compiled(datamodel: DataModel) -> N
             threads.add(threading.get_ident())
             return super().compile(query)
 
-    data = {"id": "x", "posts": {"create": [{"title": "t", "comments": {"create": [{"text": "c"}]}}] * 30}, "email": "x"}
+    data = {
+        "id": "x",
+        "posts": {"create": [{"title": "t", "comments": {"create": [{"text": "c"}]}}] * 30},
+        "email": "x",
+    }
     query = {"arguments": {"data": data}, "selection": {"id": True}}
     plans = PlanCache(lambda: Watched(datamodel))
     await plans.get(count("Tag"))
@@ -169,7 +174,9 @@ def test_stored_plans(tmp_path: Path) -> None:
     assert stored.load("b") == {"type": "get"}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"request": "other", "plan": {"type": "unit"}}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"request": "other", "plan": {"type": "unit"}}', b"\xff"]
+)
 def test_damaged_files_count_as_missing(tmp_path: Path, content: bytes) -> None:
     stored = StoredPlans(tmp_path)
     stored.save("a", {"type": "unit"})
@@ -214,4 +221,4 @@ async def test_values_are_not_stored(db: Any, conformance: Conformance) -> None:
     files = [file for file in conformance.plans.rglob("*") if file.is_file()]
     assert files
     assert not any(secret.encode() in file.read_bytes() for file in files)
-    assert all(os.stat(file).st_mode & 0o777 == 0o644 for file in files)
+    assert all(file.stat().st_mode & 0o777 == 0o644 for file in files)

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from autogpt_server.data.engine import get_engine
-from data.engine.conftest import ROOT, Conformance
+from data.engine.conftest import ROOT, Conformance, Sql
 
-Sql = Callable[..., list[tuple[Any, ...]]]
 Start = Callable[..., Any]
 
 
@@ -25,7 +24,10 @@ Start = Callable[..., Any]
 async def start(conformance: Conformance, database: Path) -> AsyncIterator[Start]:
     """Starts processes that run a function of `workers` on the test's database; they are killed at the end."""
     processes: list[Process] = []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), str(conformance.folder)])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), str(conformance.folder)]),
+    }
 
     async def start(command: str, *arguments: object) -> Process:
         line = [sys.executable, "-m", "data.engine.workers", command, str(conformance.plans), str(database)]
@@ -114,7 +116,9 @@ async def test_a_killed_process_frees_the_writer(start: Start, db: Any, sql: Sql
     assert sql("SELECT name FROM Tag") == [("mine",)]
 
 
-async def test_plans_are_shared_between_processes(conformance: Conformance, database: Path, start: Start, db: Any) -> None:
+async def test_plans_are_shared_between_processes(
+    conformance: Conformance, database: Path, start: Start, db: Any
+) -> None:
     process = await start("hold")
     assert await first_line(process) == "holding"
     process.kill()

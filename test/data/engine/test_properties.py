@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,10 @@ def compare(column: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Co
 
 
 def null(column: str) -> st.SearchStrategy[Condition]:
-    conditions: list[Condition] = [({column: None}, f'"{column}" IS NULL', []), ({column: {"not": None}}, f'"{column}" IS NOT NULL', [])]
+    conditions: list[Condition] = [
+        ({column: None}, f'"{column}" IS NULL', []),
+        ({column: {"not": None}}, f'"{column}" IS NOT NULL', []),
+    ]
     return st.sampled_from(conditions)
 
 
@@ -184,7 +187,11 @@ def test_order_and_paging(
     expected = expected[skip:] if take is None else expected[skip : skip + abs(take)]
     if backwards:
         expected.reverse()
-    arguments: dict[str, Any] = {"order": [{column: direction} for column, direction in columns], "skip": skip, "take": take}
+    arguments: dict[str, Any] = {
+        "order": [{column: direction} for column, direction in columns],
+        "skip": skip,
+        "take": take,
+    }
     if cursor is not None:
         arguments["cursor"] = {"id": f"u{cursor}"}
     found = databases.ask(databases.client.user.find_many(**arguments))
@@ -201,7 +208,9 @@ def test_include_is_a_query_for_each_parent(
     where, sql, values = condition
     arguments = {"take": take, "skip": skip, "order_by": [{"views": "desc"}, {"id": "asc"}]}
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    found = databases.ask(databases.client.user.find_many(where=where, order={"id": "asc"}, include={"posts": arguments}))
+    found = databases.ask(
+        databases.client.user.find_many(where=where, order={"id": "asc"}, include={"posts": arguments})
+    )
     expected: list[tuple[str, list[int]]] = []
     for (user,) in databases.same.execute(f"SELECT id FROM User WHERE {sql} ORDER BY id", values).fetchall():
         query = "SELECT id FROM Post WHERE authorId = ? ORDER BY views DESC, id ASC"
@@ -298,10 +307,8 @@ def test_writes(databases: Databases, chosen: list[Operation], in_transaction: b
 
     async def perform(client: Any) -> None:
         for ask, _ in chosen:
-            try:
+            with suppress(unique):  # a user of that id is there already
                 await ask(client)
-            except unique:
-                pass  # a user of that id is there already
 
     async def perform_in_transaction() -> None:
         async with databases.client.tx() as tx:

@@ -1,13 +1,11 @@
 """Reading and writing single models: the methods and arguments that Prisma Client Python documents."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from autogpt_server.data.engine import get_engine
-
-Sql = Callable[..., list[tuple[Any, ...]]]
+from data.engine.conftest import Sql
 
 
 @pytest.fixture
@@ -15,7 +13,13 @@ async def people(db: Any) -> Any:
     """Six users: u0 to u5, ages 0, 10, ... 50, names Ann, Bob, None in turn."""
     await db.user.create_many(
         data=[
-            {"id": f"u{i}", "email": f"u{i}@example.com", "name": ("Ann", "Bob", None)[i % 3], "age": i * 10, "score": i / 2}
+            {
+                "id": f"u{i}",
+                "email": f"u{i}@example.com",
+                "name": ("Ann", "Bob", None)[i % 3],
+                "age": i * 10,
+                "score": i / 2,
+            }
             for i in range(6)
         ]
     )
@@ -98,18 +102,18 @@ async def test_where(people: Any, where: dict[str, Any], expected: str) -> None:
     assert await people.user.count(where=where) == len(expected)
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ({"AND": [{}, {"age": 0}]}, "0"),
-        ({"OR": [{}, {"age": 0}]}, "0"),
-        ({"OR": [{"OR": []}, {"age": 0}]}, "0"),
-        ({"NOT": [{"AND": []}, {"age": {"gt": 0}}]}, "0"),
-        ({"AND": [{"OR": []}]}, "012345"),
-        ({"NOT": {}}, "012345"),
-        ({"age": {}}, "012345"),
-    ],
-)
+EMPTY_CONDITIONS: list[tuple[dict[str, Any], str]] = [
+    ({"AND": [{}, {"age": 0}]}, "0"),
+    ({"OR": [{}, {"age": 0}]}, "0"),
+    ({"OR": [{"OR": []}, {"age": 0}]}, "0"),
+    ({"NOT": [{"AND": []}, {"age": {"gt": 0}}]}, "0"),
+    ({"AND": [{"OR": []}]}, "012345"),
+    ({"NOT": {}}, "012345"),
+    ({"age": {}}, "012345"),
+]
+
+
+@pytest.mark.parametrize(("where", "expected"), EMPTY_CONDITIONS)
 async def test_empty_conditions_are_left_out(people: Any, where: dict[str, Any], expected: str) -> None:
     """As the query compiler has it: an empty condition inside AND, OR or NOT is no condition, neither true nor false."""
     assert await found(people, where) == [f"u{digit}" for digit in expected]
@@ -172,7 +176,9 @@ async def test_compound_keys(db: Any, errors: Any) -> None:
     assert (await document.find_unique(where={"titleInLanguage": {"title": "T", "language": "en"}})).version == 1
     changed = await document.update(where={"id_version": {"id": "d", "version": 2}}, data={"title": "U"})
     assert changed.title == "U"
-    listed = await document.find_many(cursor={"id_version": {"id": "d", "version": 2}}, order=[{"id": "asc"}, {"version": "asc"}])
+    listed = await document.find_many(
+        cursor={"id_version": {"id": "d", "version": 2}}, order=[{"id": "asc"}, {"version": "asc"}]
+    )
     assert [record.version for record in listed] == [2]
     with pytest.raises(errors.UniqueViolationError) as caught:
         await document.create(data={"id": "e", "version": 1, "title": "T", "language": "en"})
@@ -183,14 +189,21 @@ async def test_mapped_names_and_fields_named_like_keywords(db: Any, sql: Sql, er
     odd = db.odd
     await odd.create(data={"id": "a", "data": "x", "where": "here", "create": "yes", "order": 1, "set": 2})
     await odd.create(data={"id": "b", "data": "y", "friend": {"connect": {"id": "a"}}})
-    assert sql('SELECT odd_id, "some data", other_id FROM "odd table" ORDER BY 1') == [("a", "x", None), ("b", "y", "a")]
+    assert sql('SELECT odd_id, "some data", other_id FROM "odd table" ORDER BY 1') == [
+        ("a", "x", None),
+        ("b", "y", "a"),
+    ]
     record = await odd.find_first(where={"where": "here", "create": {"not": None}, "order": {"in": [1]}, "set": 2})
     assert (record.id, record.where, record.create, record.order, record.set) == ("a", "here", "yes", 1, 2)
     changed = await odd.update(where={"id": "a"}, data={"data": "z", "set": {"increment": 3}, "order": {"set": 9}})
     assert (changed.data, changed.set, changed.order) == ("z", 5, 9)
-    nested = await odd.update(where={"id": "b"}, data={"friend": {"update": {"data": "w", "where": "there"}}}, include={"friend": True})
+    nested = await odd.update(
+        where={"id": "b"}, data={"friend": {"update": {"data": "w", "where": "there"}}}, include={"friend": True}
+    )
     assert (nested.friend.data, nested.friend.where) == ("w", "there")
-    listed = await odd.find_many(order=[{"order": "desc"}, {"data": "asc"}], include={"admirer": {"order_by": {"order": "asc"}}})
+    listed = await odd.find_many(
+        order=[{"order": "desc"}, {"data": "asc"}], include={"admirer": {"order_by": {"order": "asc"}}}
+    )
     assert [(record.id, [admirer.id for admirer in record.admirer]) for record in listed] == [("a", ["b"]), ("b", [])]
     with pytest.raises(errors.UniqueViolationError):
         await odd.create(data={"id": "a", "data": "again"})
@@ -210,7 +223,11 @@ async def test_create_many(db: Any, errors: Any) -> None:
     user = db.user
     assert await user.create_many(data=[]) == 0
     assert await user.create_many(data=[{"email": "a"}, {"email": "b", "age": 2}, {"email": "c", "name": None}]) == 3
-    assert sorted((u.email, u.age, u.name) for u in await user.find_many()) == [("a", 0, None), ("b", 2, None), ("c", 0, None)]
+    assert sorted((u.email, u.age, u.name) for u in await user.find_many()) == [
+        ("a", 0, None),
+        ("b", 2, None),
+        ("c", 0, None),
+    ]
     with pytest.raises(errors.UniqueViolationError):
         await user.create_many(data=[{"email": "d"}, {"email": "a"}])
     assert await user.count() == 3, "all rows or none"
@@ -323,11 +340,15 @@ async def test_group_by_with_having_where_take_skip(people: Any) -> None:
     groups = await user.group_by(by=["name"], sum={"age": True}, having=having, order={"name": "asc"})
     assert groups == [{"name": None, "_sum": {"age": 70}}, {"name": "Bob", "_sum": {"age": 50}}]
     assert await user.group_by(by=["name"], having={"age": {"_avg": {"lt": 15.5}}}) == [{"name": "Ann"}]
-    assert await user.group_by(by=["name"], having={"name": {"not": None}, "age": {"_count": {"gte": 2}}}, order={"name": "desc"}) == [
+    assert await user.group_by(
+        by=["name"], having={"name": {"not": None}, "age": {"_count": {"gte": 2}}}, order={"name": "desc"}
+    ) == [
         {"name": "Bob"},
         {"name": "Ann"},
     ]
-    assert await user.group_by(by=["name"], where={"age": {"lt": 30}}, order={"name": "desc"}, take=1, skip=1) == [{"name": "Ann"}]
+    assert await user.group_by(by=["name"], where={"age": {"lt": 30}}, order={"name": "desc"}, take=1, skip=1) == [
+        {"name": "Ann"}
+    ]
     assert await user.group_by(by=["name", "age"], where={"age": 0}, count={"_all": True, "name": True}) == [
         {"name": "Ann", "age": 0, "_count": {"_all": 1, "name": 1}}
     ]

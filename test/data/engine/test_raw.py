@@ -2,16 +2,14 @@
 
 import datetime as dt
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from autogpt_server.data.engine import get_engine
+from autogpt_server.data.engine.raw import RawStatement
 from data.engine.conftest import Conformance
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 
 async def test_parameters(db: Any, conformance: Conformance) -> None:
@@ -93,14 +91,16 @@ async def test_errors_are_raw_query_errors(db: Any, errors: Any, statement: str)
 
 async def test_constraints_are_raw_query_errors_too(db: Any, errors: Any) -> None:
     await db.execute_raw("INSERT INTO Tag (name) VALUES ('a')")
-    with pytest.raises(errors.RawQueryError, match="UNIQUE constraint failed: Tag.name") as caught:
+    with pytest.raises(errors.RawQueryError, match=r"UNIQUE constraint failed: Tag\.name") as caught:
         await db.execute_raw("INSERT INTO Tag (name) VALUES ('a')")
     assert caught.value.meta["code"] == "1555"
     with pytest.raises(errors.RawQueryError, match="FOREIGN KEY"):
         await db.execute_raw("INSERT INTO Comment (text, postId) VALUES ('x', 99)")
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "commit", " -- comment\n ROLLBACK", "/* a */ savepoint x", "END", "RELEASE x"])
+@pytest.mark.parametrize(
+    "statement", ["BEGIN", "commit", " -- comment\n ROLLBACK", "/* a */ savepoint x", "END", "RELEASE x"]
+)
 async def test_transactions_are_not_for_raw_queries(db: Any, errors: Any, statement: str) -> None:
     with pytest.raises(errors.RawQueryError, match=r"use tx\(\)"):
         await db.execute_raw(statement)
@@ -124,11 +124,17 @@ async def test_transactions_are_not_for_raw_queries(db: Any, errors: Any, statem
         ("INSERT INTO Tag VALUES (1) RETURNING name", False),
     ],
 )
-async def test_reads_do_not_wait_for_writers(db: Any, statement: str, reads: bool) -> None:
+def test_what_reads(statement: str, *, reads: bool) -> None:
     """What only reads runs beside an open transaction; what may write waits for its end."""
-    from autogpt_server.data.engine.raw import RawStatement  # noqa: PLC0415
-
     assert RawStatement(statement).reads is reads
+
+
+async def test_reads_do_not_wait_for_writers(db: Any) -> None:
+    async with db.tx() as tx:
+        await tx.tag.create(data={"name": "a"})
+        assert await db.query_raw("SELECT name FROM Tag") == []
+        assert await db.query_raw("WITH t AS (SELECT name FROM Tag) SELECT * FROM t") == []
+        assert await tx.query_raw("SELECT name FROM Tag") == [{"name": "a"}]
 
 
 async def test_statements_that_no_transaction_may_hold(db: Any) -> None:
@@ -145,7 +151,7 @@ async def test_two_hundred_rows_at_once(db: Any) -> None:
 
 
 async def test_statements_are_remembered_by_their_text(db: Any) -> None:
-    raw = get_engine(db)._raw
+    engine: Any = get_engine(db)
     for index in range(700):
         await db.query_raw(f"SELECT {index}")
-    assert len(raw) == 500
+    assert len(engine._raw) == 500

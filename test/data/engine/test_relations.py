@@ -1,11 +1,10 @@
 """Relations of every kind: read with include, filtered by, and written through nested create, connect, update, ..."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-Sql = Callable[..., list[tuple[Any, ...]]]
+from data.engine.conftest import Sql
 
 
 @pytest.fixture
@@ -20,7 +19,8 @@ async def blog(db: Any) -> Any:
                 "manager": {"connect": {"id": "boss"}},
                 "posts": {
                     "create": [
-                        {"title": f"{name} {index}", "views": number * 3 + index, "published": index > 0} for index in range(3)
+                        {"title": f"{name} {index}", "views": number * 3 + index, "published": index > 0}
+                        for index in range(3)
                     ]
                 },
             }
@@ -38,10 +38,19 @@ def titles(posts: list[Any] | None) -> list[str]:
 
 
 async def test_include_of_every_kind(blog: Any) -> None:
-    ann = await blog.user.find_unique(where={"id": "ann"}, include={"profile": True, "posts": True, "manager": True, "groups": True})
-    assert (ann.profile.bio, titles(ann.posts), ann.manager.id, ann.groups) == ("I am Ann", ["ann 0", "ann 1", "ann 2"], "boss", [])
+    ann = await blog.user.find_unique(
+        where={"id": "ann"}, include={"profile": True, "posts": True, "manager": True, "groups": True}
+    )
+    assert (ann.profile.bio, titles(ann.posts), ann.manager.id, ann.groups) == (
+        "I am Ann",
+        ["ann 0", "ann 1", "ann 2"],
+        "boss",
+        [],
+    )
     assert ann.reports is None, "not included"
-    boss = await blog.user.find_unique(where={"id": "boss"}, include={"profile": True, "posts": True, "manager": True, "reports": True})
+    boss = await blog.user.find_unique(
+        where={"id": "boss"}, include={"profile": True, "posts": True, "manager": True, "reports": True}
+    )
     assert (boss.profile, boss.posts, boss.manager) == (None, [], None)
     assert sorted(user.id for user in boss.reports) == ["ann", "bob"]
 
@@ -53,7 +62,12 @@ async def test_nested_include_with_arguments(blog: Any) -> None:
             "reports": {
                 "order_by": {"id": "desc"},
                 "include": {
-                    "posts": {"where": {"published": True}, "order_by": {"views": "desc"}, "take": 1, "include": {"author": True}},
+                    "posts": {
+                        "where": {"published": True},
+                        "order_by": {"views": "desc"},
+                        "take": 1,
+                        "include": {"author": True},
+                    },
                     "profile": {"include": {"user": True}},
                 },
             },
@@ -76,7 +90,9 @@ async def test_nested_include_with_arguments(blog: Any) -> None:
         ({"where": {"views": {"in": [1, 2, 4]}}}, None),
     ],
 )
-async def test_paging_inside_include_is_per_parent(blog: Any, arguments: dict[str, Any], expected: list[int] | None) -> None:
+async def test_paging_inside_include_is_per_parent(
+    blog: Any, arguments: dict[str, Any], expected: list[int] | None
+) -> None:
     listed = await blog.user.find_many(
         where={"id": {"in": ["ann", "bob"]}},
         order={"id": "asc"},
@@ -91,7 +107,9 @@ async def test_paging_inside_include_is_per_parent(blog: Any, arguments: dict[st
 
 async def test_cursor_and_distinct_inside_include(blog: Any) -> None:
     second = await blog.post.find_first(where={"title": "ann 1"})
-    ann = await blog.user.find_unique(where={"id": "ann"}, include={"posts": {"cursor": {"id": second.id}, "order_by": {"id": "asc"}}})
+    ann = await blog.user.find_unique(
+        where={"id": "ann"}, include={"posts": {"cursor": {"id": second.id}, "order_by": {"id": "asc"}}}
+    )
     assert [post.title for post in ann.posts] == ["ann 1", "ann 2"]
     listed = await blog.user.find_many(
         where={"id": {"in": ["ann", "bob"]}},
@@ -112,7 +130,9 @@ async def test_composite_relation(db: Any) -> None:
                 "pages": {"create": [{"number": n, "body": f"{version}.{n}"} for n in range(version + 1)]},
             }
         )
-    listed = await db.document.find_many(order={"version": "asc"}, include={"pages": {"order_by": {"number": "desc"}, "take": 2}})
+    listed = await db.document.find_many(
+        order={"version": "asc"}, include={"pages": {"order_by": {"number": "desc"}, "take": 2}}
+    )
     assert [[page.body for page in document.pages] for document in listed] == [["1.1", "1.0"], ["2.2", "2.1"]]
     key = {"documentId": "d", "documentVersion": 2, "number": 1}
     page = await db.page.find_unique(where={"documentId_documentVersion_number": key}, include={"document": True})
@@ -130,24 +150,24 @@ async def test_order_by_relations(blog: Any) -> None:
 # --- filter -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ({"posts": {"some": {"views": {"gt": 3}}}}, ["bob"]),
-        ({"posts": {"every": {"views": {"gt": 2}}}}, ["bob", "boss"]),
-        ({"posts": {"none": {"published": True}}}, ["boss"]),
-        ({"posts": {"some": {}}}, ["ann", "bob"]),
-        ({"posts": {"none": {}}}, ["boss"]),
-        ({"manager": {"is": {"id": "boss"}}}, ["ann", "bob"]),
-        ({"manager": {"is_not": {"id": "boss"}}}, ["boss"]),
-        ({"manager": {"is": None}}, ["boss"]),
-        ({"manager": None}, ["boss"]),
-        ({"manager": {"email": "boss"}}, ["ann", "bob"]),
-        ({"profile": {"is": {"bio": {"contains": "Ann"}}}}, ["ann"]),
-        ({"reports": {"some": {"posts": {"some": {"title": "bob 2"}}}}}, ["boss"]),
-        ({"OR": [{"profile": {"is": {"bio": "I am Ann"}}}, {"posts": {"none": {}}}]}, ["ann", "boss"]),
-    ],
-)
+RELATION_FILTERS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"posts": {"some": {"views": {"gt": 3}}}}, ["bob"]),
+    ({"posts": {"every": {"views": {"gt": 2}}}}, ["bob", "boss"]),
+    ({"posts": {"none": {"published": True}}}, ["boss"]),
+    ({"posts": {"some": {}}}, ["ann", "bob"]),
+    ({"posts": {"none": {}}}, ["boss"]),
+    ({"manager": {"is": {"id": "boss"}}}, ["ann", "bob"]),
+    ({"manager": {"is_not": {"id": "boss"}}}, ["boss"]),
+    ({"manager": {"is": None}}, ["boss"]),
+    ({"manager": None}, ["boss"]),
+    ({"manager": {"email": "boss"}}, ["ann", "bob"]),
+    ({"profile": {"is": {"bio": {"contains": "Ann"}}}}, ["ann"]),
+    ({"reports": {"some": {"posts": {"some": {"title": "bob 2"}}}}}, ["boss"]),
+    ({"OR": [{"profile": {"is": {"bio": "I am Ann"}}}, {"posts": {"none": {}}}]}, ["ann", "boss"]),
+]
+
+
+@pytest.mark.parametrize(("where", "expected"), RELATION_FILTERS)
 async def test_relation_filters(blog: Any, where: dict[str, Any], expected: list[str]) -> None:
     assert [user.id for user in await blog.user.find_many(where=where, order={"id": "asc"})] == expected
     assert await blog.user.update_many(where=where, data={"age": 1}) == len(expected)
@@ -167,7 +187,9 @@ async def post_id(db: Any, title: str) -> int:
 
 
 async def test_create_and_connect_from_either_side(db: Any) -> None:
-    post = await db.post.create(data={"title": "x", "author": {"create": {"id": "a", "email": "a"}}}, include={"author": True})
+    post = await db.post.create(
+        data={"title": "x", "author": {"create": {"id": "a", "email": "a"}}}, include={"author": True}
+    )
     assert post.author.id == "a"
     post = await db.post.create(data={"title": "y", "author": {"connect": {"email": "a"}}}, include={"author": True})
     assert post.author.id == "a"
@@ -175,7 +197,11 @@ async def test_create_and_connect_from_either_side(db: Any) -> None:
     assert post.authorId == "a"
     orphan = await db.post.create(data={"title": "w"})
     user = await db.user.create(
-        data={"id": "b", "email": "b", "posts": {"connect": [{"id": orphan.id}, {"id": post.id}], "create": [{"title": "v"}]}},
+        data={
+            "id": "b",
+            "email": "b",
+            "posts": {"connect": [{"id": orphan.id}, {"id": post.id}], "create": [{"title": "v"}]},
+        },
         include={"posts": True},
     )
     assert titles(user.posts) == ["v", "w", "z"]
@@ -184,7 +210,11 @@ async def test_create_and_connect_from_either_side(db: Any) -> None:
         post = await db.post.create(data=data, include={"author": True})
         assert post.author.email == where["email"]
     deep = await db.user.create(
-        data={"email": "deep", "profile": {"create": {"bio": "x"}}, "posts": {"create": [{"title": "t", "comments": {"create": [{"text": "c"}]}}]}},
+        data={
+            "email": "deep",
+            "profile": {"create": {"bio": "x"}},
+            "posts": {"create": [{"title": "t", "comments": {"create": [{"text": "c"}]}}]},
+        },
         include={"profile": True, "posts": {"include": {"comments": True}}},
     )
     assert (deep.profile.bio, deep.posts[0].comments[0].text) == ("x", "c")
@@ -205,7 +235,9 @@ async def test_nested_update(blog: Any) -> None:
         where={"id": first}, data={"author": {"update": {"name": "N"}}}, include={"author": True}
     )
     assert changed.author.name == "N"
-    changed = await blog.user.update(where={"id": "ann"}, data={"profile": {"update": {"bio": "new"}}}, include={"profile": True})
+    changed = await blog.user.update(
+        where={"id": "ann"}, data={"profile": {"update": {"bio": "new"}}}, include={"profile": True}
+    )
     assert changed.profile.bio == "new"
 
 
@@ -255,7 +287,9 @@ async def test_connect_disconnect_and_set(blog: Any) -> None:
 
 async def test_one_to_one_connect_moves_the_other_side(blog: Any, errors: Any) -> None:
     profile = await blog.profile.find_first()
-    bob = await blog.user.update(where={"id": "bob"}, data={"profile": {"connect": {"id": profile.id}}}, include={"profile": True})
+    bob = await blog.user.update(
+        where={"id": "bob"}, data={"profile": {"connect": {"id": profile.id}}}, include={"profile": True}
+    )
     assert bob.profile.id == profile.id
     ann = await blog.user.find_unique(where={"id": "ann"}, include={"profile": True})
     assert ann.profile is None
@@ -276,7 +310,9 @@ async def test_connecting_what_does_not_exist(blog: Any, errors: Any) -> None:
 
 async def test_a_failed_nested_write_leaves_nothing(blog: Any, errors: Any) -> None:
     with pytest.raises(errors.UniqueViolationError):
-        await blog.user.create(data={"email": "new", "posts": {"create": [{"title": "x"}]}, "reports": {"create": [{"email": "ann"}]}})
+        await blog.user.create(
+            data={"email": "new", "posts": {"create": [{"title": "x"}]}, "reports": {"create": [{"email": "ann"}]}}
+        )
     assert await blog.user.count(where={"email": "new"}) == 0
     assert await blog.post.count() == 6
 
@@ -298,13 +334,18 @@ async def test_many_to_many(db: Any, sql: Sql) -> None:
     assert await db.user.count(where={"groups": {"every": {"title": "G"}}}) == 1
 
     async def members(changes: dict[str, Any]) -> list[str]:
-        changed = await db.group.update(where={"id": "g"}, data={"users": changes}, include={"users": {"order_by": {"id": "asc"}}})
+        changed = await db.group.update(
+            where={"id": "g"}, data={"users": changes}, include={"users": {"order_by": {"id": "asc"}}}
+        )
         return [user.id for user in changed.users]
 
     assert await members({"connect": [{"id": "a"}]}) == ["a", "b"], "connecting twice changes nothing"
     assert await members({"disconnect": [{"id": "a"}]}) == ["b"]
     assert await members({"set": [{"id": "a"}]}) == ["a"]
-    assert await members({"connect_or_create": [{"where": {"id": "c"}, "create": {"id": "c", "email": "c"}}]}) == ["a", "c"]
+    assert await members({"connect_or_create": [{"where": {"id": "c"}, "create": {"id": "c", "email": "c"}}]}) == [
+        "a",
+        "c",
+    ]
     assert await members({"delete": [{"id": "c"}]}) == ["a"]
     assert await db.user.count() == 2
     await db.group.delete(where={"id": "g"})
@@ -312,7 +353,9 @@ async def test_many_to_many(db: Any, sql: Sql) -> None:
 
 
 async def test_self_relation_many_to_many(db: Any) -> None:
-    await db.user.create(data={"id": "a", "email": "a", "friends": {"create": [{"id": "b", "email": "b"}, {"id": "c", "email": "c"}]}})
+    await db.user.create(
+        data={"id": "a", "email": "a", "friends": {"create": [{"id": "b", "email": "b"}, {"id": "c", "email": "c"}]}}
+    )
     b = await db.user.find_unique(where={"id": "b"}, include={"friends": True, "friendOf": True})
     assert (b.friends, [user.id for user in b.friendOf]) == ([], ["a"])
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from data.engine.conftest import Conformance
+from data.engine.conftest import Conformance, Sql
 
 UTC = dt.UTC
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ async def test_all_types_round_trip(db: Any, row: Any, conformance: Conformance)
     assert found.doc == {"a": [1, None, "x"]}
     assert found.bytes.decode() == b"\0\xff bytes"
     assert found.role == conformance.package.enums.Role.USER
-    optional = [name for name in type(found).model_fields if name.endswith("Opt")]
+    optional: list[str] = [name for name in conformance.package.models.Scalars.model_fields if name.endswith("Opt")]
     assert len(optional) == 10
     assert [getattr(found, name) for name in optional] == [None] * 10
 
@@ -180,8 +179,11 @@ async def test_decimal_refuses_what_it_would_round(db: Any, row: Any, errors: An
     ("given", "stored"),
     [
         (dt.datetime(2024, 2, 3, 4, 5, 6, 789999, tzinfo=UTC), "2024-02-03T04:05:06.789+00:00"),
-        (dt.datetime(2024, 2, 3, 4, 5, 6), "2024-02-03T04:05:06.000+00:00"),  # noqa: DTZ001 - naive is UTC
-        (dt.datetime(2024, 2, 3, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30))), "2024-02-02T18:30:00.000+00:00"),
+        (dt.datetime(2024, 2, 3, 4, 5, 6), "2024-02-03T04:05:06.000+00:00"),
+        (
+            dt.datetime(2024, 2, 3, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30))),
+            "2024-02-02T18:30:00.000+00:00",
+        ),
         ("2024-02-03T04:05:06.789Z", "2024-02-03T04:05:06.789+00:00"),
         (dt.datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00.000+00:00"),
     ],
@@ -291,7 +293,9 @@ async def test_null_where_a_value_is_required(db: Any, row: Any, errors: Any) ->
     ("column", "stored"),
     [("bool", 2), ("at", "soon"), ("int", "many"), ("role", "nobody"), ("float", "x"), ("text", b"\xff")],
 )
-async def test_rows_that_do_not_fit_the_schema_are_errors(db: Any, row: Any, sql: Sql, errors: Any, column: str, stored: Any) -> None:
+async def test_rows_that_do_not_fit_the_schema_are_errors(
+    db: Any, row: Any, sql: Sql, errors: Any, column: str, stored: Any
+) -> None:
     await db.scalars.create(data=row())
     sql(f'UPDATE Scalars SET "{column}" = ?', stored)
     with pytest.raises(errors.DataError, match="Inconsistent column data") as caught:

@@ -1,16 +1,17 @@
 """tx(), batch_(), and plain writes beside them: isolation, limits, nesting, errors and cancellation."""
+# ruff: noqa: PT012 - what raises is the end of a transaction, which is the end of a block
 
 import asyncio
-from collections.abc import Callable
+import sqlite3
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from autogpt_server.data.engine import CommitUncertainError, EngineError, get_engine
-from data.engine.conftest import Conformance
-
-Sql = Callable[..., list[tuple[Any, ...]]]
+from autogpt_server.data.engine.sqlite import in_transaction
+from data.engine.conftest import Conformance, Sql
 
 
 def ms(milliseconds: float) -> timedelta:
@@ -99,7 +100,10 @@ async def test_read_modify_write_never_loses_an_update(db: Any) -> None:
 async def test_other_writers_wait_for_the_end(db: Any) -> None:
     async with db.tx() as tx:
         await add(tx, "a")
-        waiting = [asyncio.create_task(add(db, "b")), asyncio.create_task(get_engine(db).write(lambda c: c.execute("INSERT INTO Tag VALUES ('c')") and None))]
+        waiting = [
+            asyncio.create_task(add(db, "b")),
+            asyncio.create_task(get_engine(db).write(lambda c: c.execute("INSERT INTO Tag VALUES ('c')") and None)),
+        ]
         assert await names(db) == [], "readers do not wait"
         await asyncio.sleep(0)
         assert not any(task.done() for task in waiting)
@@ -386,8 +390,6 @@ async def test_reads_are_of_one_moment(db: Any, sql: Sql) -> None:
 
 
 async def test_write_cancelled_while_it_runs_is_finished_first(db: Any) -> None:
-    import threading  # noqa: PLC0415
-
     started, go = threading.Event(), threading.Event()
 
     def slow(connection: Any) -> None:
@@ -407,8 +409,6 @@ async def test_write_cancelled_while_it_runs_is_finished_first(db: Any) -> None:
 
 
 async def test_a_deferred_constraint_fails_the_commit_for_certain(db: Any) -> None:
-    import sqlite3  # noqa: PLC0415
-
     def violates(connection: Any) -> None:
         connection.execute("PRAGMA defer_foreign_keys=ON")
         connection.execute("INSERT INTO Comment (text, postId) VALUES ('x', 99)")
@@ -420,7 +420,6 @@ async def test_a_deferred_constraint_fails_the_commit_for_certain(db: Any) -> No
 
 async def test_a_commit_that_fails_is_uncertain(db: Any, database: Any) -> None:
     """The commit hook stands in for a disk that fails at the last moment."""
-    import sqlite3  # noqa: PLC0415
 
     class Broken(sqlite3.Connection):
         def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
@@ -429,10 +428,8 @@ async def test_a_commit_that_fails_is_uncertain(db: Any, database: Any) -> None:
                 raise sqlite3.OperationalError("disk I/O error")
             return super().execute(statement, *parameters)
 
-    from autogpt_server.data.engine import sqlite  # noqa: PLC0415
-
     connection = sqlite3.connect(database, factory=Broken, isolation_level=None)
     with pytest.raises(CommitUncertainError, match="read back"):
-        sqlite.in_transaction(connection, 1, lambda c: c.execute("INSERT INTO Tag VALUES ('a')"))
+        in_transaction(connection, 1, lambda c: c.execute("INSERT INTO Tag VALUES ('a')"))
     connection.close()
     assert await names(db) == ["a"], "here it was durable"

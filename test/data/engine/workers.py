@@ -1,6 +1,7 @@
 """What the other processes of the multi-process tests do: ``python -m data.engine.workers COMMAND DATABASE [ARGUMENT...]``."""
 
 import asyncio
+import importlib
 import random
 import sys
 import time
@@ -11,6 +12,12 @@ from typing import Any
 from autogpt_server.data.engine import ConnectionOptions, bind, get_engine
 
 PATIENCE = timedelta(seconds=60)
+
+
+def say(what: object) -> None:
+    """Tell the test."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
 
 
 async def mixed(client: Any, seconds: str, name: str) -> None:
@@ -47,13 +54,11 @@ async def mixed(client: Any, seconds: str, name: str) -> None:
     while time.monotonic() < deadline:
         chosen = [rng.choice(writes)() for _ in range(rng.randint(1, 4))]
         done += len(chosen)
-        _, user = await asyncio.gather(
-            asyncio.gather(*chosen),
-            client.user.find_unique_or_raise(where=counter, include={"posts": {"take": 5}}),
-        )
+        reading = client.user.find_unique_or_raise(where=counter, include={"posts": {"take": 5}})
+        user: Any = (await asyncio.gather(reading, *chosen))[0]
         assert user.age >= done - len(chosen)
         assert await client.post.count() % 3 == 0, "posts come three at a time"
-    print(done)
+    say(done)
 
 
 async def write_pairs(client: Any) -> None:
@@ -75,24 +80,25 @@ async def write_pairs(client: Any) -> None:
                         batch.tag.create(data=data)
             case _:
                 rows = [(data["name"],) for data in pair]
-                await get_engine(client).write(lambda c, rows=rows: c.executemany("INSERT INTO Tag VALUES (?)", rows) and None)
-        print(number, flush=True)
+                await get_engine(client).write(
+                    lambda c, rows=rows: c.executemany("INSERT INTO Tag VALUES (?)", rows) and None
+                )
+        say(number)
 
 
 async def hold(client: Any) -> None:
     """Until killed: hold a transaction in which something was written."""
     async with client.tx(max_wait=PATIENCE, timeout=timedelta(hours=1)) as tx:
         await tx.tag.create(data={"name": "held"})
-        print("holding", flush=True)
+        say("holding")
         await asyncio.Event().wait()
 
 
 async def main(command: str, plans: str, database: str, *arguments: str) -> None:
     """Run one of the functions above with a connected client."""
-    import conformance_client  # noqa: PLC0415  # type: ignore[import-not-found]
-
+    package: Any = importlib.import_module("conformance_client")
     options = ConnectionOptions(Path(database), synchronous="NORMAL", busy_timeout_s=60)
-    client: Any = bind(conformance_client.Prisma, options, plans_dir=Path(plans))
+    client: Any = bind(package.Prisma, options, plans_dir=Path(plans))
     await client.connect()
     await globals()[command](client, *arguments)
     await client.disconnect()
