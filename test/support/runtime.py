@@ -287,6 +287,10 @@ class Runtime:
         """The node executions of a run, oldest first."""
         return self.call(runs.list_node_executions(self.db, run_id, limit=5000))
 
+    def wait_for_status(self, run_id: str, status: NodeStatus) -> None:
+        """Wait until an execution of the run has this status."""
+        eventually(lambda: status in self.statuses(run_id), PATIENCE_S)
+
     def wait_for_outputs(self, run_id: str, count: int) -> None:
         """Wait until the run's executions have committed so many outputs on `out`."""
         eventually(lambda: len(self.outputs(run_id)) >= count, PATIENCE_S)

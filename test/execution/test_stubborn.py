@@ -1,0 +1,66 @@
+"""Blocks that do not end: a stop works nevertheless, limits hold, and others go on."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from autogpt_server.data.models import Node
+from autogpt_server.data.status import NodeStatus, RunStatus
+from support.effects import World, outside_world
+from support.runtime import running
+from support.runtime_blocks import AsyncMisbehavingBlock, MisbehavingBlock, ScriptBlock
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def world() -> Generator[World]:
+    with outside_world() as there:
+        yield there
+
+
+def test_a_stop_does_not_wait_for_blocks_that_never_end(tmp_path: Path, world: World) -> None:
+    with running(tmp_path, drain_limit_s=4.0) as server:
+        endless = [
+            server.start_run(server.post({"a": Node(block_id=block_id, input_default={"how": how})}))
+            for block_id, how in [
+                (MisbehavingBlock.id, "never return"),
+                (AsyncMisbehavingBlock.id, "never return"),
+                (AsyncMisbehavingBlock.id, "swallow cancellation"),
+            ]
+        ]
+        world.hold("post")
+        unsafe = server.start_run(
+            server.post(
+                {
+                    "a": Node(
+                        block_id=ScriptBlock.id,
+                        input_default={"steps": [["act", "post"]], "effects": "unsafe", "url": world.url},
+                    )
+                }
+            )
+        )
+        world.wait_for("post")
+        for run in endless:
+            server.wait_for_status(run, NodeStatus.RUNNING)
+        server.request_stop()
+        assert server.wait_until_stopped() == 0
+        assert [server.statuses(run) for run in endless] == [[NodeStatus.RUNNING]] * 3
+        world.let_go()
+
+        server.start()
+        assert server.wait_for_end(unsafe).status is RunStatus.WAITING
+        assert server.statuses(unsafe) == [NodeStatus.INTERRUPTED]
+        assert world.counts["post"] == 1
+
+
+def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with running(tmp_path, max_run_duration_s=1.0) as server:
+        node = Node(block_id=AsyncMisbehavingBlock.id, input_default={"how": "never return"})
+        run = server.start_run(server.post({"a": node}))
+        ended = server.wait_for_end(run)
+        assert ended.status is RunStatus.FAILED
+        assert ended.error is not None
+        assert ended.error.code == "limit_exceeded"
+        assert server.statuses(run) == [NodeStatus.CANCELED]
