@@ -4,6 +4,7 @@ Takes the lock beside the database, migrates the database, runs the name server 
 running until Ctrl-C or SIGTERM.
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -110,6 +111,7 @@ def run_app(
         if not instance.wait_until_alone(ORPHAN_GRACE_S + 1):
             log.error("processes of this server are still there")
         instance.disown()
+        _let_go_of_broken_streams()
 
 
 class _App:
@@ -149,7 +151,8 @@ class _App:
         self._names.open()
         try:
             for number in _STOP_SIGNALS:
-                signal.signal(number, self._on_signal)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` wants SIGHUP ignored
+                    signal.signal(number, self._on_signal)
             result = self._supervisor.run()
         finally:
             for number in _STOP_SIGNALS:
@@ -159,7 +162,7 @@ class _App:
             event = self._gave_up
             _say_error(f"{event.name} could not be kept running: {event.detail}")
             return _EXIT_CODES.get(event.error_code or "", ExitCode.GAVE_UP)
-        click.echo("stopped" if result is ExitCode.OK else "killed")
+        _say("stopped" if result is ExitCode.OK else "killed")
         return result
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -173,7 +176,7 @@ class _App:
 
     def _on_drain(self) -> None:
         self._is_draining = True
-        click.echo(f"stopping ({self._signal.name if self._signal else 'asked to'}); once more to kill")
+        _say(f"stopping ({self._signal.name if self._signal else 'asked to'}); once more to kill")
 
     def _on_event(self, event: ProcessEvent) -> None:
         log.debug("%s %s %s %s", event.name, event.kind, event.pid, event.detail)
@@ -182,7 +185,7 @@ class _App:
                 again = " again" if event.name in self._ready else ""
                 self._ready.add(event.name)
                 seconds = f"{time.monotonic() - self._started:.1f} s"
-                click.echo(f"{event.name:<{self._width}}  ready{again or f' after {seconds}'}  {event.detail}".rstrip())
+                _say(f"{event.name:<{self._width}}  ready{again or f' after {seconds}'}  {event.detail}".rstrip())
             case EventKind.EXITED if not self._is_draining and self._gave_up is None:
                 log.error("%s died: %s", event.name, event.detail)
             case EventKind.GAVE_UP:
@@ -194,9 +197,7 @@ class _App:
         is_ready = all(process.state is ProcessState.READY for process in processes)
         if is_ready and not self._announced and not self._is_draining:
             self._announced = True
-            click.echo(
-                f"autogpt_server is ready: {self._settings.api_url} (how to use it: {self._settings.api_url}/docs)"
-            )
+            _say(f"autogpt_server is ready: {self._settings.api_url} (how to use it: {self._settings.api_url}/docs)")
         phase = "draining" if self._is_draining else "ready" if self._announced else "starting"
         services = tuple(ServiceStatus(p.name, p.state, p.pid, p.detail, p.restarts) for p in processes)
         self._instance.write_status(
@@ -253,8 +254,27 @@ def _fail(error: AutoGPTServerError) -> ExitCode:
     return _EXIT_CODES.get(error.code, ExitCode.ERROR)
 
 
+def _say(message: str) -> None:
+    """Print a line for people, if anybody is there to read it: a terminal that was closed must not end the server."""
+    try:
+        click.echo(message)
+    except OSError:
+        log.info("standard output is gone; not said: %s", message)
+        _let_go_of_broken_streams()
+
+
+def _let_go_of_broken_streams() -> None:
+    """Put nothing in the place of a stream nobody reads; flushing it at the end would change the exit code."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until this process ends
+
+
 def _say_error(message: str) -> None:
-    click.echo(f"app: {message}", err=True)
+    with contextlib.suppress(OSError):
+        click.echo(f"app: {message}", err=True)
 
 
 def package_version() -> str:

@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,7 +20,7 @@ from autogpt_server.utils.process import ExitCode
 from autogpt_server.utils.service import close_service_client, get_service_client
 from autogpt_server.utils.settings import Settings
 from support.processes import PaintShopInterface
-from support.running import Program, eventually, is_running, settings_for
+from support.running import Program, environment_for, eventually, is_running, settings_for
 
 Start = Callable[..., Program]
 
@@ -150,6 +152,46 @@ async def test_services_can_be_called_from_outside(start: Start, settings: Setti
     os.kill(first, signal.SIGKILL)
     assert await shop.pid() != first
     close_service_client(shop)
+
+
+def test_a_reader_that_goes_away_does_not_end_the_server(settings: Settings) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "support.app"],
+        env=environment_for(settings, "Quiet"),
+        cwd=settings.database_path.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as app:
+        assert app.stdout is not None
+        assert app.stderr is not None
+        while b"autogpt_server is ready" not in app.stdout.readline():
+            pass
+        app.stdout.close()
+        app.stderr.close()
+        app.send_signal(signal.SIGINT)
+        assert app.wait(30) == ExitCode.OK
+    assert "Quiet drained" in settings.database_path.with_name("journal").read_text()
+
+
+def test_nohup_is_respected(settings: Settings) -> None:
+    def ignore_hangup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "support.app"],
+        env=environment_for(settings, "Quiet"),
+        cwd=settings.database_path.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=ignore_hangup,  # noqa: PLW1509 - no threads here
+    ) as app:
+        assert app.stdout is not None
+        while b"autogpt_server is ready" not in app.stdout.readline():
+            pass
+        app.send_signal(signal.SIGHUP)
+        app.send_signal(signal.SIGTERM)
+        assert app.wait(30) == ExitCode.OK
+        assert app.stdout.readline() == b"stopping (SIGTERM); once more to kill\n"
 
 
 def test_a_second_server_on_the_database_is_refused_and_names_the_first(start: Start, settings: Settings) -> None:
