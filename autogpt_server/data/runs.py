@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from autogpt_server.data.db import Database, from_db_time
-from autogpt_server.data.execution import NewRun, insert_run
+from autogpt_server.data.db import CommitUncertain, Database, from_db_time, typed_errors
+from autogpt_server.data.execution import NewRun, committed_seq, insert_run
 from autogpt_server.data.graph import GraphNotFound
 from autogpt_server.data.models import ErrorInfo, NodeExecution, Run, RunStats
 from autogpt_server.data.pins import MISSING, parse_parts, pick
@@ -54,7 +54,10 @@ class StartedRun:
 
 
 async def create_run(db: Database, run: NewRun) -> StartedRun:
-    """Commit a new run. With an idempotency key that exists, answer the run it made; `IdempotencyConflict` if that was another request."""
+    """Commit a new run. With an idempotency key that exists, answer the run it made; `IdempotencyConflict` if that was another request.
+
+    Raises `DatabaseUnavailable` when it cannot be written now; then there is no such run.
+    """
 
     def write(connection: sqlite3.Connection) -> StartedRun:
         if run.idempotency_key is not None:
@@ -69,9 +72,16 @@ async def create_run(db: Database, run: NewRun) -> StartedRun:
         if archived is not None:
             raise GraphNotFound(f"The graph {run.graph_id} has been deleted.")
         insert_run(connection, run)
-        return StartedRun(run.id, [(row.id, row.node_id) for row in run.changes.added])
+        return started
 
-    return await db.write(write)
+    started = StartedRun(run.id, [(row.id, row.node_id) for row in run.changes.added])
+    try:
+        with typed_errors():
+            return await db.write(write)
+    except CommitUncertain:
+        if await db.read(lambda connection: committed_seq(connection, run.id)) is None:
+            raise
+        return started
 
 
 async def find_started_run(db: Database, graph_id: str, idempotency_key: str, request_hash: str) -> StartedRun | None:
@@ -366,8 +376,11 @@ def _states_since(execution: NodeExecution, milestones: Sequence[int | None], se
     passed = ((added, NodeStatus.INCOMPLETE), (queued, NodeStatus.QUEUED), (started, NodeStatus.RUNNING))
     later = (*(at for at, _ in passed), ended, execution.seq)
     for index, (at, status) in enumerate(passed):
-        is_followed = any(other is not None and at is not None and other > at for other in later[index + 1 :])
-        if at is not None and at > seq and is_followed:
+        if at is None or at <= seq:
+            continue
+        following = [other for other in later[index + 1 :] if other is not None]
+        # A status that the same event replaced was never committed.
+        if min(following) > at:
             yield execution.model_copy(
                 update={
                     "status": status,

@@ -28,7 +28,6 @@ def create_app(context: ServerContext) -> FastAPI:
             Middleware(Guard, settings=context.settings),
             Middleware(_NoTracebacks),
         ],
-        max_body_size=context.settings.max_request_bytes,
         strict_content_type=False,
         redirect_slashes=False,
     )

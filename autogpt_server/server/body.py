@@ -10,7 +10,8 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from autogpt_server.server.problems import InvalidBody, UnsupportedMediaType
+from autogpt_server.server.context import get_context
+from autogpt_server.server.problems import InvalidBody, RequestTooLarge, UnsupportedMediaType
 from autogpt_server.utils import json
 from autogpt_server.utils.json import InvalidJSONValue
 
@@ -19,16 +20,20 @@ _LARGE_BODY_BYTES = 256 * 1024
 
 
 class _ParsedRequest(Request):
-    """A request whose body has been parsed."""
+    """A request whose body has been read and parsed."""
 
+    content: bytes = b""
     parsed: Any = None
+
+    async def body(self) -> bytes:
+        return self.content
 
     async def json(self) -> Any:
         return self.parsed
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is checked JSON: no NaN, no half surrogates, no endless nesting; 415 and 422 as problems."""
+    """A route whose body is checked JSON: no NaN, no half surrogates, no endless nesting; 413, 415 and 422 as problems."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -37,18 +42,41 @@ class JsonRoute(APIRoute):
 
         async def handle_checked(request: Request) -> Response:
             parsed = _ParsedRequest(request.scope, request.receive)
-            body = await parsed.body()
-            if body:
-                _check_media_type(parsed.headers.get("content-type"))
+            parsed.content = content = await _read(request, get_context(request).settings.max_request_bytes)
+            if content:
+                _check_media_type(request.headers.get("content-type"))
                 try:
                     parsed.parsed = (
-                        await asyncio.to_thread(json.loads, body) if len(body) > _LARGE_BODY_BYTES else json.loads(body)
+                        await asyncio.to_thread(json.loads, content)
+                        if len(content) > _LARGE_BODY_BYTES
+                        else json.loads(content)
                     )
                 except InvalidJSONValue as error:
                     raise InvalidBody(f"The request's body cannot be taken: {error}.") from None
             return await handle(parsed)
 
         return handle_checked
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    """The body. Raises `RequestTooLarge` as soon as that is known."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"The request's body is larger than {max_bytes:,} bytes, the most this server takes (MAX_REQUEST_BYTES)."
+    )
 
 
 def _check_media_type(content_type: str | None) -> None:

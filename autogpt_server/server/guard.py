@@ -53,8 +53,9 @@ class Guard:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers, origin: str | None) -> RequestError | None:
-        host = headers.get("host", "")
-        if not self._is_ours(f"//{host}"):
+        hosts = headers.getlist("host")
+        host = ", ".join(hosts)
+        if len(hosts) != 1 or not self._is_ours(f"//{host}"):
             return WrongHost(
                 f"This server does not answer under the host name {host!r}; add it to ALLOWED_HOSTS if it should."
             )
@@ -96,7 +97,7 @@ class Guard:
         found = False
         for candidate in given:
             for key in self._keys:
-                found |= hmac.compare_digest(candidate.encode(), key)
+                found |= hmac.compare_digest(candidate.encode("latin-1"), key)  # as it came, whatever its encoding
         return found
 
     async def _with_cors(self, origin: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -40,7 +40,7 @@ def previewed(given: Mapping[str, Any], inline_value_bytes: int) -> dict[str, An
 
 
 def _preview(value: Any, inline_value_bytes: int) -> Any:
-    if not isinstance(value, str | list | dict):
+    if value is None or isinstance(value, bool | int | float):
         return value
     data = json.dumps_bytes(value)
     if len(data) <= inline_value_bytes:

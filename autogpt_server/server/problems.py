@@ -83,6 +83,12 @@ class InvalidCursor(RequestError):
     """The cursor was not made by this list; leave it out to begin at the start."""
 
 
+class RequestTooLarge(RequestError):
+    """The request's body is larger than this server takes (MAX_REQUEST_BYTES)."""
+
+    status = 413
+
+
 class UnsupportedMediaType(RequestError):
     """The request's body must be JSON: send it with `Content-Type: application/json`."""
 
@@ -160,7 +166,7 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
 }
 """The status of errors that other packages raise; an error of none of these classes is the server's own fault."""
 
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
 def status_of(error: AutoGPTServerError) -> int | None:
@@ -236,7 +242,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     detail = {
         404: f"There is nothing at {path}; /docs lists what there is.",
         405: f"{request.method} is not possible at {path}.",
-        413: "The request is larger than this server takes (MAX_REQUEST_BYTES).",
     }.get(status, str(refusal.detail))
     return problem_response(status, code, detail, instance=path, headers=refusal.headers)
 

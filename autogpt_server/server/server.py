@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Mapping
-
-import uvicorn
 
 from autogpt_server.blocks import get_blocks
 from autogpt_server.data.db import Database
 from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface, SchedulerInterface
 from autogpt_server.server.app import create_app
 from autogpt_server.server.context import OK, ServerContext
+from autogpt_server.server.http_server import HttpServer, http_config
 from autogpt_server.server.live import LiveRuns
-from autogpt_server.server.websocket import MAX_MESSAGE_BYTES
 from autogpt_server.utils.instance import Instance
 from autogpt_server.utils.process import ProcessContext
 from autogpt_server.utils.service import AppService, close_service_client, get_service_client
@@ -22,7 +19,8 @@ from autogpt_server.utils.settings import Settings
 from autogpt_server.utils.sockets import listen
 
 _READY = "ready"
-_MIN_GRACE_S = 1.0
+_RESERVE_S = 2.0
+"""Of the time to stop in, what is kept for the database and for this process to end."""
 
 
 class AgentServer(LiveInterface, AppService):
@@ -45,21 +43,9 @@ class AgentServer(LiveInterface, AppService):
                 port_setting="AGENT_SERVER_PORT",
                 host_setting="AGENT_SERVER_HOST",
             )
-            http = _HttpServer(
-                uvicorn.Config(
-                    create_app(server_context),
-                    lifespan="off",
-                    ws="websockets-sansio",
-                    ws_max_size=MAX_MESSAGE_BYTES,
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_graceful_shutdown=max(1, int(settings.drain_limit_s - _MIN_GRACE_S)),
-                )
-            )
+            http = HttpServer(http_config(create_app(server_context), grace_s=settings.drain_limit_s - _RESERVE_S))
             await live.start()
-            serving = asyncio.create_task(http.serve(sockets=[listener]), name="http")
+            serving = asyncio.create_task(http.serve([listener]), name="http")
             draining = asyncio.create_task(context.drain_requested(), name="drain")
             try:
                 await http.wait_started(serving)
@@ -78,29 +64,6 @@ class AgentServer(LiveInterface, AppService):
         """Workers have committed events."""
         if self._live is not None:
             self._live.reached(reached)
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn on a loop that belongs to somebody else: signals are the process's business."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._has_started = asyncio.Event()
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._serve(sockets)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._has_started.set()
-
-    async def wait_started(self, serving: asyncio.Task[None]) -> None:
-        """Wait until connections are taken; raise what ended the server instead."""
-        started = asyncio.create_task(self._has_started.wait())
-        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
-        if serving.done():
-            await serving
 
 
 class ServicePeers:

@@ -27,7 +27,7 @@ class Sample(Block):
     input_schema = EmptySchema
     output_schema = EmptySchema
 
-    def run(self, input_data: Any, ctx: BlockContext) -> BlockOutput:  # noqa: ARG002
+    def run(self, input_data: Any, ctx: BlockContext) -> BlockOutput:
         yield from ()
 
 
@@ -140,20 +140,24 @@ BLOCKS: Mapping[str, Block] = {block.id: block for block in (Source(), Sink(), S
 _BY_SHORT_NAME = {type(block).__name__: block.id for block in BLOCKS.values()}
 
 
-def graph(nodes: Mapping[str, str | tuple[str, dict[str, Any]]], *links: str, static: tuple[str, ...] = ()) -> Graph:
-    """A graph: node id -> block, or (block, defaults); links as `source.pin -> sink.pin`, those in `static` marked so."""
+Spec = str | tuple[str, dict[str, Any]]
+"""A block by its class's name (or by any id), alone or with the node's defaults."""
+
+
+def graph(nodes: Mapping[str, Spec], *links: str, static: tuple[str, ...] = ()) -> Graph:
+    """A graph: node id -> block; links as `source.pin -> sink.pin`, those in `static` marked so."""
     return Graph.model_validate(
         {
             "name": "sample",
-            "nodes": [
-                {"id": name, "block_id": _BY_SHORT_NAME.get(made[0], made[0]), "input_default": made[1]}
-                for name, made in (
-                    (name, (spec, {}) if isinstance(spec, str) else spec) for name, spec in nodes.items()
-                )
-            ],
+            "nodes": [_node(name, spec) for name, spec in nodes.items()],
             "links": [_link(text, is_static=text in static) for text in links],
         }
     )
+
+
+def _node(name: str, spec: Spec) -> dict[str, Any]:
+    block, defaults = (spec, {}) if isinstance(spec, str) else spec
+    return {"id": name, "block_id": _BY_SHORT_NAME.get(block, block), "input_default": defaults}
 
 
 def _link(text: str, *, is_static: bool) -> dict[str, Any]:

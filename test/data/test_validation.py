@@ -220,7 +220,8 @@ def test_nearest(word: str, expected: str) -> None:
     assert nearest(word, ["text", "count", "items"])[0] == expected
 
 
-ids = st.sampled_from(["a", "b", "c", "d"])
+IDS = ("a", "b", "c", "d")
+ids = st.sampled_from(IDS)
 pin_names = st.sampled_from(
     [
         "text",
@@ -242,8 +243,14 @@ values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
+
+
+def make_graph(nodes: list[dict[str, Any]], links: list[dict[str, Any]]) -> Graph:
+    return Graph.model_validate({"nodes": nodes, "links": links})
+
+
 any_graph = st.builds(
-    lambda nodes, links: Graph.model_validate({"nodes": nodes, "links": links}),
+    make_graph,
     st.lists(
         st.fixed_dictionaries(
             {
@@ -277,7 +284,7 @@ def test_any_graph_is_judged_without_being_changed(subject: Graph) -> None:
     assert subject.model_dump_json() == before
     for problem in found.all:
         assert problem.message
-        assert problem.node_id is None or problem.node_id in ids.elements  # pyright: ignore[reportAttributeAccessIssue]
+        assert problem.node_id is None or problem.node_id in IDS
 
 
 # --- upgrade ---------------------------------------------------------------------------------------------------------
