@@ -98,13 +98,17 @@ class SqliteEngine(AsyncAbstractEngine):
 
     async def aclose(self, *, timeout: timedelta | None = None) -> None:  # noqa: ARG002, ASYNC109
         """Roll back what is open, finish what was asked for, and close the database."""
-        if self._transactions is not None:
-            await self._transactions.close()
-        reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
-        for thread in (reader, writer):  # the writer last: the last connection to close tidies the WAL up
-            if thread is not None:
-                await thread.aclose()
-        await self.plans.close()
+        try:
+            if self._transactions is not None:
+                await self._transactions.close()
+            if self._reader is not None:  # before the writer: the last connection to close tidies the WAL up
+                await self._reader.aclose()
+            if self._writer is not None:
+                await self._writer.aclose()
+        finally:
+            self.close()
+            self._reader = self._writer = self._transactions = None
+            await self.plans.close()
 
     def close(self, *, timeout: timedelta | None = None) -> None:  # noqa: ARG002
         """Have the connections closed, without waiting for it; what is open is rolled back."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-MAX_PLANS = 1000
-"""Plans kept by one engine, each some 10 to 50 KB."""
+MAX_PLANS = 300
+"""Plans kept in memory by one engine; 10 to 70 KB each."""
 
 
 class LruCache(Generic[K, V]):

@@ -19,7 +19,7 @@ from typing import Any, Final, cast, get_args
 
 from pydantic import BaseModel
 
-from autogpt_server.data.engine.errors import UnknownRelationError
+from autogpt_server.data.engine.errors import QueryError, UnknownRelationError
 from autogpt_server.data.engine.parameters import Parameters, ParameterValue, literal
 from autogpt_server.data.engine.schema import DataModel, Field, Model
 
@@ -163,7 +163,11 @@ class _Arguments:
                     written["orderBy"] = literal(value)
                 case "skip_duplicates":
                     written["skipDuplicates"] = value
-                case _:  # take, skip, distinct, by: part of the shape
+                case "take" | "skip":
+                    if not isinstance(value, int) or isinstance(value, bool):  # the compiler would cut 1.5 to 1
+                        raise QueryError("P2019", f"Input error. `{key}` takes an int, not {value!r}")
+                    written[key] = int(value)
+                case _:  # distinct, by: part of the shape, as take and skip are
                     written[key] = literal(value)
         return written
 

@@ -230,6 +230,10 @@ class _Job(Generic[T]):
             return
         try:
             result = self._function(connection)
+        except StopIteration as error:  # which no future can hold
+            unfit = RuntimeError("the function raised StopIteration")
+            unfit.__cause__ = error
+            self._report(self._fail, unfit)
         except BaseException as error:  # noqa: BLE001 - it is raised again where the job is awaited
             self._report(self._fail, error)
         else:
@@ -276,7 +280,11 @@ class DatabaseThread:
         """Open the connection; raises what opening it raised."""
         self._opened = _Job(lambda _: None)
         self._thread.start()
-        await self._opened.outcome
+        try:
+            await self._opened.outcome
+        except BaseException:  # perhaps cancelled: then nobody will use it
+            self.close()
+            raise
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``function`` with the connection, in its thread.
