@@ -39,7 +39,7 @@ class Gate:
         with self._changed:
             self._events -= events
             self._bytes -= size_bytes
-            if not self._is_open():
+            if not self.is_open:
                 return
             self._changed.notify_all()
         waiters, self._waiters = self._waiters, []
@@ -50,11 +50,11 @@ class Gate:
     def wait_in_thread(self, stopped: threading.Event) -> None:
         """Wait until there is room, or the attempt is stopped (`wake` after setting it)."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_open() or stopped.is_set())
+            self._changed.wait_for(lambda: self.is_open or stopped.is_set())
 
     async def wait_on_loop(self) -> None:
         """Wait until there is room."""
-        while not self._is_open():
+        while not self.is_open:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
@@ -64,5 +64,7 @@ class Gate:
         with self._changed:
             self._changed.notify_all()
 
-    def _is_open(self) -> bool:
+    @property
+    def is_open(self) -> bool:
+        """Whether there is room for one more value."""
         return self._events < self._allowance.events and self._bytes < self._allowance.bytes
