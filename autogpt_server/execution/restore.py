@@ -65,7 +65,8 @@ def _place(state: RunState, execution: Execution) -> None:
         for slot in execution.tokens:
             node_state.arrived[slot] = node_state.arrived.get(slot, 0) + 1
         return
-    node_state.unreleased.append(execution)
+    if execution.held or not execution.status.is_terminal:
+        node_state.unreleased.append(execution)
     if execution.status.is_active:
         state.active += 1
     if execution.status in (NodeStatus.QUEUED, NodeStatus.RUNNING):
