@@ -18,15 +18,8 @@ from typing import Any
 from autogpt_server.data.db import Database, db_time, from_db_time
 from autogpt_server.data.engine import EngineError
 from autogpt_server.data.execution import NewRun, insert_run
-from autogpt_server.data.schedule import (
-    COLUMN_COUNT,
-    COLUMNS,
-    NewOccurrence,
-    OccurrenceStatus,
-    Schedule,
-    insert_occurrences,
-    schedule_of_row,
-)
+from autogpt_server.data.schedule import COLUMN_COUNT, COLUMNS, insert_occurrences, schedule_of_row
+from autogpt_server.data.scheduling import DueSchedule, NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, RunStatus
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -40,21 +33,6 @@ class SchedulesUnavailable(AutoGPTServerError):
 
 
 _ACTIVE = ", ".join(f"'{status.value}'" for status in RunStatus if status not in TERMINAL_RUN_STATUSES)
-
-
-@dataclass(frozen=True, slots=True)
-class DueSchedule:
-    """A schedule with what a decision about it depends on."""
-
-    schedule: Schedule
-    runnable_version: int | None
-    """The version that a run gets: the pinned one, or the active one (the latest if none is); None if it is archived or does not exist."""
-    active_run_id: str | None
-    """The oldest run of this schedule that has not ended."""
-    waiting: int
-    """Occurrences that wait for their run."""
-    waiting_since: datetime | None = None
-    """Due time of the first of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Schedules and their occurrences: their shapes, and how they are stored, changed and read.
+"""Schedules and their occurrences in the database: stored, changed and read.
 
 What the scheduler does with them, an occurrence and its run in one transaction, is in `autogpt_server.data.firing`.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import pydantic
-
 from autogpt_server.data.db import Database, db_time
-from autogpt_server.data.models import JsonObject
+from autogpt_server.data.scheduling import (
+    NewOccurrence,
+    Occurrence,
+    OccurrenceStatus,
+    Schedule,
+    ScheduleChange,
+    ScheduleFields,
+)
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
 
@@ -24,117 +28,10 @@ if TYPE_CHECKING:
     from prisma.types import AgentGraphExecutionScheduleWhereInput, AgentScheduleOccurrenceWhereInput
 
 
-class CatchUp(StrEnum):
-    """What is done about occurrences that were missed, after an outage (rule S3)."""
-
-    LATEST = "latest"
-    """The latest one runs."""
-    ALL = "all"
-    """All run, up to a limit."""
-    NONE = "none"
-    """None of them runs."""
-
-
-class Overlap(StrEnum):
-    """What is done when a schedule is due while a run of it has not ended (rule S3)."""
-
-    SKIP = "skip"
-    QUEUE = "queue"
-    """The occurrence waits, and runs when those before it have ended."""
-    ALLOW = "allow"
-    """Runs go on side by side."""
-
-
-class OccurrenceStatus(StrEnum):
-    """What became of an occurrence."""
-
-    STARTED = "STARTED"
-    """It got a run."""
-    SKIPPED = "SKIPPED"
-    """It did not, for the reason given."""
-    WAITING = "WAITING"
-    """It will get one when the runs before it have ended."""
-
-
 class ScheduleNotFound(AutoGPTServerError):
     """There is no such schedule."""
 
     code = "schedule_not_found"
-
-
-class ScheduleFields(pydantic.BaseModel):
-    """What a user decides about a schedule. Times are aware."""
-
-    name: str = ""
-    graph_version: int | None = None
-    """None: the version that is active when an occurrence is due (rule S4)."""
-    cron: str | None = None
-    at: datetime | None = None
-    """Instead of `cron`: the one time at which it is due."""
-    timezone: str = "UTC"
-    input_data: JsonObject = pydantic.Field(default_factory=dict)
-    is_enabled: bool = True
-    catch_up: CatchUp = CatchUp.LATEST
-    overlap: Overlap = Overlap.SKIP
-    starts_at: datetime | None = None
-    ends_at: datetime | None = None
-    jitter_s: float = 0.0
-
-
-class Schedule(ScheduleFields):
-    """A stored schedule."""
-
-    id: str
-    graph_id: str
-    revision: int = 0
-    """Grows with each change by a user."""
-    accounted_until: datetime
-    """Every due time up to here has its occurrence."""
-    next_fire_at: datetime | None = None
-    """When the scheduler has to act next; None if it has not, and while disabled."""
-    created_at: datetime
-    updated_at: datetime
-
-    @property
-    def fields(self) -> ScheduleFields:
-        """What a user decided about it."""
-        return ScheduleFields(**{name: getattr(self, name) for name in ScheduleFields.model_fields})
-
-
-class Occurrence(pydantic.BaseModel):
-    """One due time of a schedule that has been accounted for."""
-
-    due_at: datetime
-    status: OccurrenceStatus
-    run_id: str | None = None
-    """None also when the run was deleted since."""
-    run_status: str | None = None
-    code: str | None = None
-    reason: str | None = None
-    """Why it has no run, or not yet, in words."""
-    created_at: datetime
-    started_at: datetime | None = None
-    """When its run was committed."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewOccurrence:
-    """An occurrence without a run that is about to be recorded."""
-
-    due: datetime
-    status: OccurrenceStatus
-    code: str | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleChange:
-    """A schedule as it shall be, and what the change makes of due times that nobody has accounted for yet."""
-
-    fields: ScheduleFields
-    accounted_until: datetime
-    next_fire_at: datetime | None
-    occurrences: Sequence[NewOccurrence] = field(default=())
 
 
 async def create_schedule(
@@ -245,11 +142,16 @@ async def list_occurrences(
 
 async def last_occurrences(db: Database, schedule_ids: Iterable[str]) -> dict[str, Occurrence]:
     """The occurrence of each schedule that was due last, by schedule id; none for one that never was."""
-    found: dict[str, Occurrence] = {}
-    for schedule_id in schedule_ids:
-        for occurrence in await list_occurrences(db, schedule_id, limit=1):
-            found[schedule_id] = occurrence
-    return found
+    ids = json.dumps(list(schedule_ids))
+
+    def read(connection: sqlite3.Connection) -> dict[str, Occurrence]:
+        rows = connection.execute(_SELECT_LAST_OCCURRENCES, (ids,))
+        return {
+            schedule_id: Occurrence.model_validate(dict(zip(Occurrence.model_fields, values, strict=True)))
+            for schedule_id, *values in rows
+        }
+
+    return await db.read(read)
 
 
 def insert_occurrences(
@@ -292,6 +194,14 @@ COLUMNS = ", ".join(f's."{column}"' for column in _FIELD_OF_COLUMN)
 """The columns of a schedule for a raw query on `"AgentGraphExecutionSchedule" s`, in the order that `schedule_of_row` wants."""
 
 _SELECT = f'SELECT {COLUMNS} FROM "AgentGraphExecutionSchedule" s'  # noqa: S608 - names of columns
+
+_SELECT_LAST_OCCURRENCES = (
+    'SELECT o."scheduleId", o."dueAt", o."status", o."runId", r."status", o."reasonCode", o."reason", o."createdAt", o."startedAt" '
+    'FROM json_each(?) i JOIN "AgentScheduleOccurrence" o ON o."scheduleId" = i."value" AND o."dueAt" = '
+    '(SELECT max("dueAt") FROM "AgentScheduleOccurrence" WHERE "scheduleId" = i."value") '
+    'LEFT JOIN "AgentGraphExecution" r ON r."id" = o."runId"'
+)
+"""In the order of the fields of `Occurrence`."""
 
 COLUMN_COUNT = len(_FIELD_OF_COLUMN)
 

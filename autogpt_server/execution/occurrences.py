@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
-from autogpt_server.data.schedule import CatchUp, OccurrenceStatus, Overlap
+from autogpt_server.data.scheduling import CatchUp, OccurrenceStatus, Overlap
 from autogpt_server.execution.timing import Timing
 
 MISSED_AFTER = timedelta(seconds=60)

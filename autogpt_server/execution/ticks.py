@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from autogpt_server.data.db import Database
 from autogpt_server.data.execution import NewRun
 from autogpt_server.data.firing import (
-    DueSchedule,
     Firing,
     FiringOutcome,
     FiringResult,
@@ -27,7 +26,7 @@ from autogpt_server.data.firing import (
     releasable_schedules,
 )
 from autogpt_server.data.problems import InvalidContent
-from autogpt_server.data.schedule import NewOccurrence, OccurrenceStatus, Schedule
+from autogpt_server.data.scheduling import DueSchedule, NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.execution.cron import InvalidCron
 from autogpt_server.execution.occurrences import Outcome, Situation, account
 from autogpt_server.execution.rows import new_run

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from autogpt_server.data.schedule import ScheduleFields
+from autogpt_server.data.scheduling import ScheduleFields
 from autogpt_server.execution.cron import CronExpression, parse
 from autogpt_server.execution.zones import HORIZON, time_zone
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 
-from autogpt_server.data.firing import DueSchedule
 from autogpt_server.data.models import ErrorInfo, JsonObject
 from autogpt_server.data.problems import InvalidContent, Problem
-from autogpt_server.data.schedule import Occurrence, OccurrenceStatus, ScheduleFields
+from autogpt_server.data.scheduling import DueSchedule, Occurrence, OccurrenceStatus, ScheduleFields
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.cron import InvalidCron, parse
 from autogpt_server.execution.occurrences import CHANGED, MISSED_AFTER, PAUSED

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from autogpt_server.data.firing import DueSchedule, situations
-from autogpt_server.data.schedule import Occurrence, ScheduleNotFound, last_occurrences
+from autogpt_server.data.firing import situations
+from autogpt_server.data.schedule import ScheduleNotFound, last_occurrences
+from autogpt_server.data.scheduling import DueSchedule, Occurrence
 from autogpt_server.execution.cron import InvalidCron
 from autogpt_server.execution.cron_words import describe_timing
 from autogpt_server.execution.timing import Timing

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pydantic
 
 from autogpt_server.data.models import ErrorInfo, JsonObject
-from autogpt_server.data.schedule import CatchUp, Occurrence, Overlap, ScheduleFields
+from autogpt_server.data.scheduling import CatchUp, Occurrence, Overlap, ScheduleFields
 from autogpt_server.execution.timing import Timing
 from autogpt_server.execution.vetting import MAX_JITTER_S
 from autogpt_server.execution.zones import UnknownTimeZone, instant_of, time_zone

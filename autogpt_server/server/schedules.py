@@ -12,11 +12,6 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from autogpt_server.data.graph import GraphVersionNotFound, graph_exists, graph_state
 from autogpt_server.data.problems import Problem
 from autogpt_server.data.schedule import (
-    NewOccurrence,
-    Occurrence,
-    Schedule,
-    ScheduleChange,
-    ScheduleFields,
     change_schedule,
     create_schedule,
     delete_schedule,
@@ -24,6 +19,7 @@ from autogpt_server.data.schedule import (
     list_occurrences,
     list_schedules,
 )
+from autogpt_server.data.scheduling import NewOccurrence, Occurrence, Schedule, ScheduleChange, ScheduleFields
 from autogpt_server.execution.cron import InvalidCron
 from autogpt_server.execution.cron_words import describe_timing, notes
 from autogpt_server.execution.occurrences import CHANGED, PAUSED, abandon

@@ -13,13 +13,6 @@ from autogpt_server.data.db import Database
 from autogpt_server.data.firing import Firing, FiringOutcome, commit_firings, due_schedules, next_fire_at, situations
 from autogpt_server.data.migrate import migrate
 from autogpt_server.data.schedule import (
-    CatchUp,
-    NewOccurrence,
-    OccurrenceStatus,
-    Overlap,
-    Schedule,
-    ScheduleChange,
-    ScheduleFields,
     ScheduleNotFound,
     change_schedule,
     create_schedule,
@@ -28,6 +21,15 @@ from autogpt_server.data.schedule import (
     last_occurrences,
     list_occurrences,
     list_schedules,
+)
+from autogpt_server.data.scheduling import (
+    CatchUp,
+    NewOccurrence,
+    OccurrenceStatus,
+    Overlap,
+    Schedule,
+    ScheduleChange,
+    ScheduleFields,
 )
 from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autogpt_server.data.schedule import CatchUp, OccurrenceStatus, Overlap
+from autogpt_server.data.scheduling import CatchUp, OccurrenceStatus, Overlap
 from autogpt_server.execution.cron import parse
 from autogpt_server.execution.occurrences import (
     CATCH_UP_LIMIT,

@@ -13,7 +13,7 @@ import pytest
 
 from autogpt_server.data.db import Database
 from autogpt_server.data.migrate import migrate
-from autogpt_server.data.schedule import CatchUp, Overlap
+from autogpt_server.data.scheduling import CatchUp, Overlap
 from autogpt_server.execution.interfaces import SchedulerInterface
 from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.process import ProcessSpec

@@ -17,7 +17,8 @@ from autogpt_server.data.firing import Firing, FiringResult, SchedulesUnavailabl
 from autogpt_server.data.graph import archive_graph, set_active_version
 from autogpt_server.data.models import Graph, Node
 from autogpt_server.data.runs import get_run
-from autogpt_server.data.schedule import CatchUp, OccurrenceStatus, Overlap, Schedule, get_schedule
+from autogpt_server.data.schedule import get_schedule
+from autogpt_server.data.scheduling import CatchUp, OccurrenceStatus, Overlap, Schedule
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution import ticks
 from autogpt_server.execution.cron import parse

@@ -15,7 +15,8 @@ from autogpt_server.data.graph import add_version, create_graph
 from autogpt_server.data.intake import IntakeRules, accept_graph
 from autogpt_server.data.migrate import migrate
 from autogpt_server.data.models import Graph, Node
-from autogpt_server.data.schedule import Occurrence, Schedule, ScheduleFields, create_schedule, list_occurrences
+from autogpt_server.data.schedule import create_schedule, list_occurrences
+from autogpt_server.data.scheduling import Occurrence, Schedule, ScheduleFields
 from autogpt_server.data.validation import GraphLimits
 from autogpt_server.execution.ticks import Tick, Ticker
 from autogpt_server.execution.timing import Timing
