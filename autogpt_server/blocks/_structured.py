@@ -4,6 +4,7 @@ import json as stdlib_json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 from autogpt_server.blocks._chat import Ask, Completion, ContextTooLong, Message, UnsupportedFormat, shortened
@@ -15,6 +16,9 @@ LIST_KEY = "items"
 
 MAX_SHORTENINGS = 6
 """How often the longest message is halved before the prompt counts as too long for the model."""
+
+MAX_STARTS = 200
+"""At how many brackets of an answer its JSON may begin."""
 
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
@@ -173,7 +177,7 @@ def _find_json(text: str) -> Any:
         except json.InvalidJSONValue:
             continue
     decoder = stdlib_json.JSONDecoder()
-    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+    for start in islice((match.start() for match in re.finditer(r"[{\[]", text)), MAX_STARTS):
         try:
             value, _ = decoder.raw_decode(text, start)
             json.check(value)

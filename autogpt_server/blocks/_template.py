@@ -13,6 +13,8 @@ from autogpt_server.blocks._text import as_text
 from autogpt_server.data.block import BlockError
 
 if TYPE_CHECKING:
+    import regex
+
     from autogpt_server.blocks._template_sandbox import Program
 
 
@@ -38,6 +40,8 @@ def render(template: str, values: Mapping[str, Any], *, escape_html: bool = Fals
     return program.run({**values, FIELDS: filled})
 
 
+MAX_READ_S = 2.0
+MAX_PLACEHOLDERS = 10_000
 FIELDS = " fields"
 """Where a program finds the values of its `{name}` fields: no template can write a name with a space."""
 
@@ -81,7 +85,7 @@ _FIELD = re.compile(
     r"(?P<spec>:(?=[^{}]*[.,_<>=^]|0\d)(?:[^{}]?[<>=^])?[+\-]?#?0?\d{0,3}[,_]?(?:\.\d{1,2})?[bcdeEfFgGnosxX%]?)?\}"
 )
 _QUOTED = r""""[^"\n]*"|'[^'\n]*'"""
-_TOKEN = re.compile(
+_TOKEN = (
     r"(?P<raw>\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\})"
     r"|(?P<statement>\{%.*?%\})"
     r"|(?P<comment>\{\#.*?\#\})"
@@ -90,35 +94,45 @@ _TOKEN = re.compile(
     rf"|(?P<expression>\{{\{{(?P<inner>(?:{_QUOTED}|[^"
     r"'\"{}]|\{[^{}]*\}|\}(?!\}))*)\}\})"
     rf"|(?P<field>{_FIELD.pattern})"
-    r"|(?P<opening>\{[{%\#])",
-    re.DOTALL,
+    r"|(?P<opening>\{[{%\#])"
 )
-_IDENTIFIER = re.compile(r"[^\W\d]\w*")
 
 
 @lru_cache(maxsize=512)
 def _compiled(template: str, names: frozenset[str], escape_html: bool) -> tuple["Program", tuple[Field, ...]]:
-    from autogpt_server.blocks._template_sandbox import Program  # noqa: PLC0415 - Jinja is loaded on first use
+    # Loaded on first use. `regex` and not `re`: a text made for it takes a pattern with `.*?` quadratic time.
+    import regex  # noqa: PLC0415
+
+    from autogpt_server.blocks._template_sandbox import Program  # noqa: PLC0415
 
     fields: list[Field] = []
 
     def placeholder(source: str, name: str, path: str = "", conversion: str = "", spec: str = "") -> str:
         fields.append(Field(source, name, path, conversion, spec))
         # A line feed inside a placeholder is kept, so that Jinja's line numbers stay true.
-        return f"{{{{ __fields__({len(fields) - 1}) {chr(10) * source.count(chr(10))}}}}}"
+        return f"{{{{ __fields__[{len(fields) - 1}] {chr(10) * source.count(chr(10))}}}}}"
 
-    def rewritten(match: re.Match[str]) -> str:
+    seen = 0
+
+    def rewritten(match: "regex.Match[str]") -> str:
+        nonlocal seen
+        seen += 1
+        if seen > MAX_PLACEHOLDERS:
+            raise TemplateError(f"The template has more than {MAX_PLACEHOLDERS:,} placeholders and double braces.")
         source = match.group()
         if match["raw"] or match["statement"] or match["comment"]:
             return source
         if match["expression"]:
             key = match["inner"].strip()
-            return placeholder(source, key) if key in names and not _IDENTIFIER.fullmatch(key) else source
+            return placeholder(source, key) if key in names and not key.isidentifier() else source
         if match["field"]:
             if match["name"] in names:
                 return placeholder(source, match["name"], match["path"], match["conversion"] or "", match["spec"] or "")
             return source
         return f"{{{{ '{source}' }}}}"
 
-    source = _TOKEN.sub(rewritten, template)
+    try:
+        source = regex.sub(_TOKEN, rewritten, template, flags=regex.DOTALL, timeout=MAX_READ_S)
+    except TimeoutError:
+        raise TemplateError("The template has too many braces that are opened and never closed.") from None
     return Program(source, escape_html=escape_html), tuple(fields)

@@ -53,7 +53,7 @@ class Program:
         chunks: list[str] = []
         size = 0
         try:
-            for chunk in self._template.generate({**names, "__fields__": filled.__getitem__, _CLOCK: clock}):
+            for chunk in self._template.generate({**names, "__fields__": filled, _CLOCK: clock}):
                 size += len(chunk)
                 if size > MAX_OUTPUT_CHARS:
                     raise _too_big()

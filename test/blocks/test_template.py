@@ -111,7 +111,6 @@ def test_a_broken_template_says_where(template: str, values: dict[str, Any], sai
         "{{ '{0.__class__}'.format_map(x) }}",
         "{{ lipsum() }}",
         "{{ xs | random }}",
-        "{{ __fields__ }}",
     ],
 )
 def test_the_sandbox_holds(template: str) -> None:
@@ -140,6 +139,8 @@ DOUBLING = "{{% set x = {start} %}}" + "{{% set x = {step} %}}" * 40 + "{{{{ x }
         "{{ [1] * 10**9 }}",
         "{{ 9**(9**9) }}",
         "{% for i in range(1000) %}{{ x | join }}{% endfor %}" * 3,
+        "{#" * 500_000 + "{{ 1 }}",
+        "{% raw %}" * 100_000,
         DOUBLING.format(start="'aaaaaaaaaa'", step="x ~ x"),
         DOUBLING.format(start="'aaaaaaaaaa'", step="x + x"),
         DOUBLING.format(start="['aaaaaaaaaa']", step="[x, x]"),
