@@ -73,11 +73,13 @@ class Migration:
     def statements(self) -> Iterator[str]:
         """The statements one by one (comments stay with the statement they precede)."""
         statement = ""
-        for line in self.sql.splitlines(keepends=True):
-            statement += line
-            if sqlite3.complete_statement(statement):
+        *closed, rest = self.sql.split(";")
+        for piece in closed:
+            statement += f"{piece};"
+            if sqlite3.complete_statement(statement):  # else the semicolon stands in a text, a comment or a trigger
                 yield statement
                 statement = ""
+        statement += rest
         if _without_comments(statement):
             yield statement
 
@@ -176,7 +178,7 @@ def _apply(connection: sqlite3.Connection, migration: Migration, now: Callable[[
     except sqlite3.Error as error:
         _roll_back(connection)
         raise MigrationFailed(
-            f"The migration {migration.name!r} failed: {error}. The database is as it was before it."
+            f"The migration {migration.name!r} failed ({error}). The database is as it was before it."
         ) from error
     except BaseException:
         _roll_back(connection)
