@@ -99,7 +99,7 @@ class _Net:
         def gather(node: int) -> int:
             mask = joins[node]
             for pin, sink in self.out_of[node]:
-                mask |= found[sink] & ~self.closes[pin]
+                mask |= found[sink] & ~self.closes[pin] & ~(1 << pin)
             return mask
 
         _settle(found, gather, [[source for source, _, _ in entries] for entries in self.into], self.order[::-1])

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -117,10 +118,23 @@ LOOP = GraphSpec(
     frozenset({"N0"}),
 )
 
+LOOP_THEN_JOIN = GraphSpec(
+    tuple(NodeSpec(f"N{index}") for index in range(3)),
+    (
+        LinkSpec("N0", "x", "N1", "a"),
+        LinkSpec("N1", "x", "N1", "b"),
+        LinkSpec("N1", "x", "N2", "a"),
+        LinkSpec("N1", "x", "N2", "b"),
+    ),
+    frozenset({"N0"}),
+)
+
 
 @given(graph=graphs(), seed=st.integers(0, 2**32), crashes=st.sampled_from((0, 0, 2, 6)))
 @example(graph=DIAMOND, seed=1, crashes=2)
 @example(graph=LOOP, seed=1, crashes=2)
+@example(graph=replace(LOOP_THEN_JOIN, salt=2), seed=1, crashes=2)
+@example(graph=replace(LOOP_THEN_JOIN, salt=3), seed=1, crashes=2)
 @quick
 def test_whoever_runs_when_and_whatever_dies_the_outcome_is_the_same(graph: GraphSpec, seed: int, crashes: int) -> None:
     expected = solve(graph)
