@@ -35,6 +35,7 @@ from autogpt_server.execution.timing import Timing
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.execution.topology import Topology
 from autogpt_server.execution.zones import UnknownTimeZone
+from autogpt_server.utils import faults
 from autogpt_server.utils.clock import Clock
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
@@ -129,7 +130,9 @@ class Ticker:
                 await postpone(self._db, entry.schedule.id, revision=entry.schedule.revision, until=None)
             else:
                 firings.append(firing)
+        faults.reach("scheduler.decided")
         results = await commit_firings(self._db, firings, now=now)
+        faults.reach("scheduler.committed")
         for firing, result in zip(firings, results, strict=True):
             if result.outcome is FiringOutcome.FAILED:
                 log.error("occurrence not committed", schedule_id=firing.schedule_id, error=str(result.error))

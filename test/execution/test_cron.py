@@ -111,7 +111,9 @@ EXPRESSIONS = (
 def distinct_transitions() -> list[tuple[str, datetime]]:
     """One (zone, instant) for each way in which clocks change somewhere, from ten years ago to ten years ahead."""
     found: dict[tuple[object, ...], tuple[str, datetime]] = {}
-    for name in sorted(zoneinfo.available_timezones() - {"localtime", "posixrules", "Factory"}):
+    for name in sorted(
+        place for place in zoneinfo.available_timezones() if "/" in place and not place.startswith("Etc/")
+    ):
         for period in periods(ZoneInfo(name), datetime(2016, 11, 1, tzinfo=UTC), datetime(2036, 11, 1, tzinfo=UTC)):
             if period.offset != period.offset_before:
                 key = (period.offset_before, period.offset, period.local_end_before.time())
@@ -124,7 +126,7 @@ def test_every_kind_of_transition_agrees_with_enumeration() -> None:
     assert len(transitions) > 50
     for name, at in transitions:
         zone = ZoneInfo(name)
-        after, until = at - timedelta(hours=4), at + timedelta(hours=5)
+        after, until = at - timedelta(hours=3), at + timedelta(hours=4)
         for text in EXPRESSIONS:
             assert due(text, zone, after, until) == Oracle(text).due(zone, after, until), (name, at, text)
 
