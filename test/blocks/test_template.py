@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autogpt_server.blocks import _template, _template_sandbox
 from autogpt_server.blocks._template import TemplateError, render
 
 
@@ -165,6 +166,8 @@ DOUBLING = "{{% set x = {start} %}}" + "{{% set x = {step} %}}" * 40 + "{{{{ x }
         "{{ ('a ' * 100000) | wordwrap(1, wrapstring='b' * 9999) }}",
     ],
 )
-def test_no_template_takes_all_time_or_memory(template: str) -> None:
+def test_no_template_takes_all_time_or_memory(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_template, "MAX_READ_S", 0.1)
+    monkeypatch.setattr(_template_sandbox, "MAX_RENDER_S", 0.1)
     with pytest.raises(TemplateError):
         render(template, {"x": ["a" * 10] * 1000})
