@@ -181,7 +181,7 @@ def windows(draw: st.DrawFn, length: timedelta) -> tuple[ZoneInfo, datetime, dat
 
 @given(expressions(), windows(timedelta(hours=9)))
 @example("0 0 1 1 *", (ZoneInfo("UTC"), datetime(2026, 12, 31, 20, tzinfo=UTC), datetime(2027, 1, 1, 5, tzinfo=UTC)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_minutes_agree_with_enumeration(text: str, window: tuple[ZoneInfo, datetime, datetime]) -> None:
     zone, after, until = window
     after = after.replace(second=0)
@@ -211,11 +211,11 @@ def test_seconds_agree_with_enumeration(text: str, window: tuple[ZoneInfo, datet
 
 
 @given(field_texts(1, 31), field_texts(1, 12), field_texts(0, 7), st.integers(2016, 2030))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_days_agree_with_enumeration(day: str, month: str, weekday: str, year: int) -> None:
     text = f"0 0 {day} {month} {weekday}"  # may be for leap years only
     oracle = Oracle(text)
-    after, until = datetime(year, 1, 1, 12, tzinfo=UTC), datetime(year + 3, 1, 1, tzinfo=UTC)
+    after, until = datetime(year, 1, 20, 12, tzinfo=UTC), datetime(year + 1, 3, 5, tzinfo=UTC)
     expected = [
         t for t in instants(after.replace(hour=0) + timedelta(days=1), until, timedelta(days=1)) if oracle.matches(t)
     ]
