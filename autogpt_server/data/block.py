@@ -91,7 +91,7 @@ class EffectNotStarted(BlockError):
 class EffectUnknown(BlockError):
     """The block cannot tell whether what it asked for has happened: the answer was lost after the request had left."""
 
-    code = "effect_unknown"
+    code = "outcome_unknown"
 
 
 class MalformedBlock(AutoGPTServerError):
