@@ -201,6 +201,7 @@ async def measure(folder: Path) -> None:
             f" {median / plain_median:6.1f}x"
         )
     await concurrent(db)
+    await pauses(db)
     await db.disconnect()
     plain.connection.close()
 
@@ -211,6 +212,47 @@ async def concurrent(db: Any) -> None:
     started = time.perf_counter()
     await asyncio.gather(*finders)
     print(f"{REPEATS} find_unique at once: {REPEATS / (time.perf_counter() - started):.0f}/s")
+
+
+async def pauses(db: Any) -> None:
+    """Print how long the event loop was held up at most while plans are compiled aside."""
+    idle = await longest_pause(asyncio.create_task(asyncio.sleep(1)))
+    texts = [json.dumps(big_request(rows, links)) for rows, links in ((20, 1), (20, 2), (30, 1))]
+    started = time.perf_counter()
+    compiling = await longest_pause(asyncio.gather(*[get_engine(db).plans.get(text) for text in texts]))
+    elapsed = time.perf_counter() - started
+    print(
+        f"3 big plans compiled in {elapsed * 1e3:.0f} ms: the loop's longest pause meanwhile {compiling * 1e3:.1f} ms"
+        f" ({idle * 1e3:.1f} ms in a second without)"
+    )
+
+
+async def longest_pause(until: asyncio.Future[Any]) -> float:
+    """By how many seconds a task that wakes up each millisecond was late at most."""
+    longest = 0.0
+    while not until.done():
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.perf_counter() - before - 0.001)
+    return longest
+
+
+def big_request(rows: int, links: int) -> dict[str, Any]:
+    """A graph created with many nodes that have links: as large as requests get."""
+    node = {
+        "key": "k",
+        "position": 1,
+        "block": {"connect": {"id": "b1"}},
+        "inputs": {
+            "create": [{"position": 1, "sourceName": "a", "sinkName": "b", "source": {"connect": {"id": "n1"}}}] * links
+        },
+    }
+    data = {"name": "g", "nodes": {"create": [node] * rows}}
+    return {
+        "modelName": "AgentGraph",
+        "action": "createOne",
+        "query": {"arguments": {"data": data}, "selection": {"id": True}},
+    }
 
 
 FRESH_PROCESS = """

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Generic, Literal, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args
 from urllib.parse import quote
 
 from autogpt_server.data.engine.errors import CommitUncertainError, DatabaseBusyError, EngineClosedError, EngineError
@@ -47,39 +47,60 @@ class ConnectionOptions:
     busy_timeout_s: float = 30.0
     read_only: bool = False
 
+    def __post_init__(self) -> None:
+        if self.synchronous not in get_args(Synchronous):
+            raise ValueError(f"synchronous is one of {', '.join(get_args(Synchronous))}, not {self.synchronous!r}")
+        if self.busy_timeout_s < 0:
+            raise ValueError(f"busy_timeout_s is {self.busy_timeout_s}, which is below 0")
+
 
 def open_writer(options: ConnectionOptions) -> sqlite3.Connection:
-    """A connection that may write; the file is created if it does not exist."""
-    connection = _open(options, "rwc")
-    deadline = time.monotonic() + options.busy_timeout_s
-    _patiently(lambda: _set_wal(connection), deadline)
-    connection.execute(f"PRAGMA synchronous={options.synchronous}")
-    connection.execute("PRAGMA foreign_keys=ON")
-    # Waiting is `_patiently`'s business.
-    connection.execute("PRAGMA busy_timeout=0")
-    return connection
+    """A connection that may write; the file is created if it does not exist.
+
+    Raises:
+        EngineError: it cannot be opened.
+        DatabaseBusyError: another process did not let it become ready within the busy timeout.
+    """
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        _patiently(lambda: _set_wal(connection), time.monotonic() + options.busy_timeout_s)
+        connection.execute(f"PRAGMA synchronous={options.synchronous}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA busy_timeout=0")  # waiting is `_patiently`'s business
+
+    return _open(options, "rwc", prepare)
 
 
 def open_reader(options: ConnectionOptions) -> sqlite3.Connection:
-    """A connection that cannot write."""
-    connection = _open(options, "ro" if options.read_only else "rw")
-    connection.execute("PRAGMA query_only=ON")
-    return connection
+    """A connection that cannot write.
+
+    Raises:
+        EngineError: it cannot be opened.
+    """
+    mode = "ro" if options.read_only else "rw"
+    return _open(options, mode, lambda connection: connection.execute("PRAGMA query_only=ON"))
 
 
-def _open(options: ConnectionOptions, mode: str) -> sqlite3.Connection:
-    # An absolute file: URI, so that neither the working directory nor odd characters matter.
+def _open(options: ConnectionOptions, mode: str, prepare: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
+    # A file: URI, for the mode; quoted, so that odd characters do not matter.
     uri = f"file:{quote(str(options.path))}?mode={mode}"
     try:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             uri,
             uri=True,
             timeout=options.busy_timeout_s,
             isolation_level=None,
             cached_statements=_CACHED_STATEMENTS,
         )
-    except sqlite3.OperationalError as error:
+        try:
+            connection.execute("PRAGMA schema_version")  # reads the file: it may be no database
+            prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
         raise EngineError(f"cannot open the database {options.path}: {error}") from error
+    return connection
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:
