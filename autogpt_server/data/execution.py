@@ -21,6 +21,9 @@ from autogpt_server.data.pins import MISSING, parse_parts, pick
 from autogpt_server.data.status import NodeStatus
 from autogpt_server.utils import json
 
+MAX_TAKEOVERS = 3
+"""After so many owners that died without progress a run goes on alone in a worker of its own (rule D3b)."""
+
 INPUT = "input"
 CONVERTED = "converted"
 OUTPUT = "output"
@@ -243,6 +246,8 @@ class WaitingRun:
     id: str
     priority: int
     worker_id: str | None
+    takeovers: int = 0
+    """How many of its owners died in a row without progress."""
 
 
 def waiting_runs(connection: sqlite3.Connection, *, limit: int) -> list[WaitingRun]:
@@ -251,10 +256,11 @@ def waiting_runs(connection: sqlite3.Connection, *, limit: int) -> list[WaitingR
     Not those that wait for time or a person.
     """
     begun = connection.execute(
-        'SELECT "id", "priority", "workerId" FROM "AgentGraphExecution" WHERE "status" = \'RUNNING\' ORDER BY "id"'
+        'SELECT "id", "priority", "workerId", "takeovers" FROM "AgentGraphExecution" WHERE "status" = \'RUNNING\' ORDER BY "id"'
     ).fetchall()
     queued = connection.execute(
-        'SELECT "id", "priority", "workerId" FROM "AgentGraphExecution" WHERE "status" = \'QUEUED\' ORDER BY "priority" DESC, "id" LIMIT ?',
+        'SELECT "id", "priority", "workerId", "takeovers" FROM "AgentGraphExecution" WHERE "status" = \'QUEUED\' '
+        'ORDER BY "priority" DESC, "id" LIMIT ?',
         (limit,),
     ).fetchall()
     return [WaitingRun(*row) for row in (*begun, *queued)]
@@ -550,12 +556,14 @@ class RunSnapshot:
     statics: list[StoredStatic]
     unhandled: list[tuple[str, str, str]]
     """(execution id, code, message) of failures that no queued execution has taken."""
+    takeovers: int = 0
+    """How many owners died in a row without progress."""
 
 
 def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[StaticPin] = ()) -> RunSnapshot | None:
     """Read a run that has not ended, or None. `static_pins` are the output pins whose newest value serves later executions."""
     row = connection.execute(
-        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt" '
+        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt", "takeovers" '
         'FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
         (run_id,),
     ).fetchone()
@@ -569,7 +577,8 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
     is_new = row[3] == 0
     return RunSnapshot(
         run_id,
-        *row,
+        *row[:-1],
+        takeovers=row[-1],
         executions=executions,
         next_ordinals=dict(ordinals),
         statics=[] if is_new else _load_statics(connection, run_id, static_pins),

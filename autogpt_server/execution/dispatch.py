@@ -29,6 +29,8 @@ class Dispatcher:
         self._holder: dict[str, str] = {}
         self._held: dict[str, dict[str, int]] = {}
         """Worker -> run -> its priority."""
+        self._suspects: set[str] = set()
+        """Runs that a worker held when it died, until another is done with them."""
 
     def offer(self, run_id: str, priority: int) -> None:
         """A run wants a worker. Offering it again, or while a worker holds it, changes nothing."""
@@ -47,13 +49,14 @@ class Dispatcher:
             if self._holder.get(run_id) == worker_id:
                 self._held[worker_id].pop(run_id)
                 del self._holder[run_id]
+                self._suspects.discard(run_id)
 
     def take_back(self, worker_id: str, run_ids: Iterable[str]) -> None:
         """Runs that were given to a worker have not reached it: they wait again."""
         for run_id in run_ids:
             if self._holder.get(run_id) == worker_id:
-                priority = self._held[worker_id][run_id]
-                self.done(worker_id, [run_id])
+                priority = self._held[worker_id].pop(run_id)
+                del self._holder[run_id]
                 self.offer(run_id, priority)
 
     def worker_died(self, worker_id: str) -> list[str]:
@@ -61,11 +64,26 @@ class Dispatcher:
         held = sorted(self._held.pop(worker_id, {}))
         for run_id in held:
             del self._holder[run_id]
+        self._suspects.update(held)
         return held
 
     def holder(self, run_id: str) -> str | None:
         """The worker that holds the run."""
         return self._holder.get(run_id)
+
+    def suspects(self, run_ids: Iterable[str]) -> list[str]:
+        """Those of the runs that may have killed a worker."""
+        return [run_id for run_id in run_ids if run_id in self._suspects]
+
+    def give(self, bench: Bench, run_id: str, priority: int) -> None:
+        """Give a run to this worker and no other."""
+        self._waiting.pop(run_id, None)
+        self._hand_over(bench, run_id, priority)
+        self._suspects.add(run_id)
+
+    def is_idle(self, worker_id: str) -> bool:
+        """Whether the worker holds no run."""
+        return not self._held.get(worker_id)
 
     @property
     def waiting(self) -> int:
@@ -78,12 +96,15 @@ class Dispatcher:
         while open_benches and (found := self._next_waiting()) is not None:
             run_id, priority = found
             bench = min(open_benches, key=lambda bench: len(self._held.get(bench.worker_id, ())))
-            bench.given.append(run_id)
-            bench.room -= 1
-            self._holder[run_id] = bench.worker_id
-            self._held.setdefault(bench.worker_id, {})[run_id] = priority
+            self._hand_over(bench, run_id, priority)
             if bench.room == 0:
                 open_benches.remove(bench)
+
+    def _hand_over(self, bench: Bench, run_id: str, priority: int) -> None:
+        bench.given.append(run_id)
+        bench.room -= 1
+        self._holder[run_id] = bench.worker_id
+        self._held.setdefault(bench.worker_id, {})[run_id] = priority
 
     def _next_waiting(self) -> tuple[str, int] | None:
         while self._heap:

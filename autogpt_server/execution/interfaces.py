@@ -14,6 +14,8 @@ class Assignment:
     number: int
     """Counts the assignments to one worker, from 1; the worker confirms it by naming it when it asks again."""
     run_ids: list[str]
+    suspects: list[str]
+    """Those of them that were with a worker when it died: they may have killed it."""
 
 
 class ManagerInterface:

@@ -7,6 +7,7 @@ free (rule D5), and what was running then is judged by the planner (rule D4).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autogpt_server.data.db import Database, DatabaseUnavailable, typed_errors
-from autogpt_server.data.execution import WaitingRun, waiting_runs
+from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, waiting_runs
 from autogpt_server.execution.dispatch import Bench, Dispatcher
 from autogpt_server.execution.interfaces import Assignment, ManagerInterface
 from autogpt_server.utils import faults
@@ -38,7 +39,17 @@ DRAIN_MARGIN_S = 0.5
 """Kept back from the time to drain, so that this process sees its workers end."""
 WORKER_RESTARTS = RestartPolicy(max_delay_s=2.0, give_up_after=1_000_000_000)
 """Workers are started again for ever: one run that kills its worker must not end the server for all others."""
+MAX_SOLO_WORKERS = 2
+"""Workers, besides the others, that each perform one run which has killed its owners (rule D3b)."""
 _WORKER = "autogpt_server.execution.worker:Worker"
+
+
+@dataclass(slots=True)
+class _Solo:
+    """A worker for one run."""
+
+    run: WaitingRun
+    is_given: bool = False
 
 
 @dataclass(slots=True)
@@ -69,12 +80,16 @@ class ExecutionManager(ManagerInterface, AppService):
         """Worker -> what it was given last."""
         self._sweep_now = asyncio.Event()
         self._is_draining = False
+        self._solos: dict[str, _Solo] = {}
+        """Name of a worker process -> the one run that it is for."""
+        self._solo_numbers = itertools.count(1)
 
     async def serve(self, context: ProcessContext) -> None:
         """Keep the workers running and the queue moving until drained."""
         self._loop = asyncio.get_running_loop()
-        supervisor = Supervisor(
-            [self._worker_spec(number, context) for number in range(1, self.settings.num_graph_workers + 1)],
+        self._log_setup = context.log_setup
+        self._supervisor = supervisor = Supervisor(
+            [self._worker_spec(f"worker-{number}") for number in range(1, self.settings.num_graph_workers + 1)],
             on_event=self._pass_worker_event,
             drain_limit_s=self.settings.drain_limit_s,
             policy=WORKER_RESTARTS,
@@ -106,18 +121,21 @@ class ExecutionManager(ManagerInterface, AppService):
 
     async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         """Take note of what a worker is done with, and give it runs as soon as there are some."""
-        last = self._last.get(worker_id) or Assignment(0, [])
+        last = self._last.get(worker_id) or Assignment(0, [], [])
         if last.number > received:
             log.warning("assignment was lost on its way", worker_id=worker_id, runs=len(last.run_ids))
             self._dispatcher.take_back(worker_id, last.run_ids)
+            for name, solo in self._solos.items():
+                solo.is_given &= self._workers.get(name) != worker_id
         self._dispatcher.done(worker_id, done)
+        self._dismiss_solo(worker_id)
         waiter = _Waiter(Bench(worker_id, room), self._loop.create_future())
         self._waiters[worker_id] = waiter
         self._answer_waiters()
         try:
             return await asyncio.wait_for(waiter.answered, LONG_POLL_S)
         except TimeoutError:
-            return Assignment(last.number, [])
+            return Assignment(last.number, [], [])
         finally:
             if self._waiters.get(worker_id) is waiter:
                 del self._waiters[worker_id]
@@ -126,14 +144,17 @@ class ExecutionManager(ManagerInterface, AppService):
         if self._is_draining:
             return
         # A worker of a former manager may ask for as long as it takes it to notice; it would take the runs with it.
-        ours = set(self._workers.values())
+        ours = {worker_id for name, worker_id in self._workers.items() if name not in self._solos}
+        self._answer_solos()
         self._dispatcher.assign(waiter.bench for worker_id, waiter in self._waiters.items() if worker_id in ours)
         for worker_id, waiter in list(self._waiters.items()):
             if not waiter.bench.given:
                 continue
             del self._waiters[worker_id]
             last = self._last.get(worker_id)
-            answer = self._last[worker_id] = Assignment((last.number if last else 0) + 1, waiter.bench.given)
+            given = waiter.bench.given
+            answer = Assignment((last.number if last else 0) + 1, given, self._dispatcher.suspects(given))
+            self._last[worker_id] = answer
             if faults.reach("manager.assign.after"):
                 waiter.answered.cancel()
             if not waiter.answered.done():
@@ -141,12 +162,14 @@ class ExecutionManager(ManagerInterface, AppService):
 
     # --- workers -------------------------------------------------------------------------------------------------
 
-    def _worker_spec(self, number: int, context: ProcessContext) -> ProcessSpec:
+    def _worker_spec(self, name: str, *, is_solo: bool = False) -> ProcessSpec:
         return ProcessSpec(
-            name=f"worker-{number}",
+            name=name,
             target=_WORKER,
             settings=self.settings,
-            log=context.log_setup,
+            arguments={"one_at_a_time": is_solo},
+            restart=not is_solo,
+            log=self._log_setup,
             ready_limit_s=self.settings.start_limit_s,
             drain_limit_s=self.settings.drain_limit_s,
             hung_limit_s=self.settings.worker_hung_limit_s,
@@ -159,7 +182,13 @@ class ExecutionManager(ManagerInterface, AppService):
         if event.kind is EventKind.READY:
             self._workers[event.name] = event.detail
             self._answer_waiters()
-        elif event.kind is EventKind.EXITED and (worker_id := self._workers.pop(event.name, None)) is not None:
+        elif event.kind is EventKind.EXITED:
+            self._on_exit(event)
+
+    def _on_exit(self, event: ProcessEvent) -> None:
+        worker_id = self._workers.pop(event.name, None)
+        self._solos.pop(event.name, None)
+        if worker_id is not None:
             self._waiters.pop(worker_id, None)
             self._last.pop(worker_id, None)
             lost = self._dispatcher.worker_died(worker_id)
@@ -195,8 +224,34 @@ class ExecutionManager(ManagerInterface, AppService):
                     gone[owner] = self._is_gone(owner)
                 if not gone[owner]:
                     continue
-            self._dispatcher.offer(run.id, run.priority)
+            if run.takeovers >= MAX_TAKEOVERS:
+                self._perform_alone(run)
+            else:
+                self._dispatcher.offer(run.id, run.priority)
         self._answer_waiters()
+
+    def _perform_alone(self, run: WaitingRun) -> None:
+        """Start a worker for a run that has killed its owners, unless it has one; if there are too many of them it has to wait."""
+        if self._is_draining or self._dispatcher.holder(run.id) is not None:
+            return
+        if len(self._solos) >= MAX_SOLO_WORKERS or any(solo.run.id == run.id for solo in self._solos.values()):
+            return
+        name = f"solo-{next(self._solo_numbers)}"
+        log.warning("run goes on in a worker of its own", run_id=run.id, takeovers=run.takeovers, worker=name)
+        self._solos[name] = _Solo(run)
+        self._supervisor.add(self._worker_spec(name, is_solo=True))
+
+    def _answer_solos(self) -> None:
+        for name, solo in self._solos.items():
+            waiter = self._waiters.get(self._workers.get(name, ""))
+            if waiter is not None and not solo.is_given:
+                solo.is_given = True
+                self._dispatcher.give(waiter.bench, solo.run.id, solo.run.priority)
+
+    def _dismiss_solo(self, worker_id: str) -> None:
+        for name, solo in self._solos.items():
+            if solo.is_given and self._workers.get(name) == worker_id and self._dispatcher.is_idle(worker_id):
+                self._supervisor.remove(name)
 
     def _is_gone(self, worker_id: str) -> bool:
         """Whether a worker that is not ours any more can do nothing. One that holds on beyond its grace (stopped, stuck) is killed."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from autogpt_server.data.block import Effects
-from autogpt_server.data.execution import CommitOutcome, CommitResult, RunCommit, RunSnapshot
+from autogpt_server.data.execution import MAX_TAKEOVERS, CommitOutcome, CommitResult, RunCommit, RunSnapshot
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.attempts import Attempt, RunIds
 from autogpt_server.execution.failures import traceback_text
@@ -77,14 +77,24 @@ class RunOwner:
     """A run while this worker performs it. Everything here runs on the worker's loop."""
 
     def __init__(
-        self, workshop: Workshop, state: RunState, planner: Planner, snapshot: RunSnapshot, inline_value_bytes: int
+        self,
+        workshop: Workshop,
+        state: RunState,
+        planner: Planner,
+        snapshot: RunSnapshot,
+        inline_value_bytes: int,
+        *,
+        is_suspect: bool = False,
     ) -> None:
+        """`is_suspect`: the run may have killed its last worker, so each attempt is on record before it begins (rule D3b)."""
         self.state = state
         self.ids = RunIds(state.id, state.topology.graph_id, state.topology.version)
         self.gate = Gate()
         self._workshop = workshop
         self._planner = planner
         self._inline_value_bytes = inline_value_bytes
+        self._is_suspect = is_suspect
+        self._is_hopeless = snapshot.takeovers > MAX_TAKEOVERS
         self._epoch = snapshot.epoch + 1
         self._cut_epoch = snapshot.epoch
         self._cut_seq = snapshot.seq
@@ -101,7 +111,8 @@ class RunOwner:
     def take_up(self) -> None:
         """Begin: carry on where the last owner, or the one who made the run, left off."""
         if self._epoch > 1:
-            self.apply(OwnerDied(self._workshop.now()))
+            self._ahead.progress = self._is_hopeless  # what killed its workers will be over
+            self.apply(OwnerDied(self._workshop.now(), self._is_hopeless))
         else:
             self._perform(self._planner.resume())
 
@@ -112,7 +123,9 @@ class RunOwner:
         if isinstance(event, Yielded):
             self._ahead.values += 1
             self._ahead.value_bytes += len(event.text)
-            self._ahead.progress = True
+            execution = self.state.live.get(event.execution_id)
+            # What a pure block repeats after a crash is no progress.
+            self._ahead.progress |= execution is not None and execution.replayed >= len(execution.replay)
         elif isinstance(event, Ended):
             self._attempts.pop(event.execution_id, None)
             self._ahead.progress = True
@@ -129,7 +142,7 @@ class RunOwner:
             return False
         attempt = Attempt(execution, execution.attempt, self.ids, self.gate, self._report)
         self._attempts[execution.id] = attempt
-        if execution.node.effects_of(execution.input or {}) is Effects.PURE:
+        if not self._is_suspect and execution.node.effects_of(execution.input or {}) is Effects.PURE:
             self._workshop.launch(attempt)
         else:  # what touches the outside starts only once it is on record that it was started
             self._waiting_for_commit.append((self.state.seq, attempt))

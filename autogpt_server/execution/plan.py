@@ -77,6 +77,8 @@ class OwnerDied:
     """The run's former owner died; this is the first event of the next one (rule D4)."""
 
     at: datetime
+    is_hopeless: bool = False
+    """Owners have died again and again without progress, the last one with nothing but this run: what was running is not tried again."""
 
 
 Event = Started | Yielded | Ended | Close | OwnerDied
@@ -150,7 +152,7 @@ class Planner:
             case Close():
                 self._close(event.status, event.failure, event.at)
             case OwnerDied():
-                self._owner_died(event.at)
+                self._owner_died(event)
         return self._settle(event.at)
 
     # --- attempts ------------------------------------------------------------------------------------------------
@@ -456,8 +458,10 @@ class Planner:
             elif execution.status.is_active:
                 self._finish(execution, NodeStatus.CANCELED, execution.failure, at)
 
-    def _owner_died(self, at: datetime) -> None:
-        """Decide about the attempts that were running when the owner died (rule D4)."""
+    def _owner_died(self, event: OwnerDied) -> None:
+        """Decide about the attempts that were running when the owner died (rules D3b and D4)."""
+        at = event.at
+        deadly = Failure("worker_died", "The worker died while the block ran, and so did each one that tried it again.")
         unknown = Failure("outcome_unknown", "The worker died while the block ran; what it did outside is not known.")
         for execution in list(self.state.live.values()):
             if execution.status is not NodeStatus.RUNNING:
@@ -466,6 +470,9 @@ class Planner:
             is_repeatable = effects is Effects.PURE or (effects is Effects.IDEMPOTENT and execution.outputs == 0)
             if self.state.closing is not None:
                 self._finish(execution, NodeStatus.CANCELED, None if is_repeatable else unknown, at)
+                continue
+            if is_repeatable and event.is_hopeless:
+                self._finish(execution, NodeStatus.FAILED, deadly, at)
                 continue
             node_state = self.state.nodes[execution.node.index]
             node_state.busy -= 1

@@ -66,13 +66,14 @@ class Worker(AppProcess):
 
     worker_id: str
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, one_at_a_time: bool = False) -> None:
+        """`one_at_a_time`: never perform two attempts at once, so that it is known which one the worker dies of."""
         super().__init__(settings)
         self._owners: dict[str, RunOwner] = {}
         self._done: list[str] = []
         self._has_room = asyncio.Event()
-        self._in_threads = Slots(settings.worker_threads)
-        self._on_loop = Slots(MAX_LOOP_ATTEMPTS)
+        self._in_threads = Slots(1 if one_at_a_time else settings.worker_threads)
+        self._on_loop = self._in_threads if one_at_a_time else Slots(MAX_LOOP_ATTEMPTS)
         self._is_filling = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[tuple[RunOwner, Attempt, Yielded | Ended]] = deque()
@@ -148,9 +149,9 @@ class Worker(AppProcess):
                 continue
             received = answer.number
             for run_id in answer.run_ids:
-                await self._take_up(run_id)
+                await self._take_up(run_id, is_suspect=run_id in answer.suspects)
 
-    async def _take_up(self, run_id: str) -> None:
+    async def _take_up(self, run_id: str, *, is_suspect: bool) -> None:
         if run_id in self._owners:
             return
         faults.reach("worker.take_up.before")
@@ -158,7 +159,7 @@ class Worker(AppProcess):
         try:
             with typed_errors():
                 key = await self._db.read(lambda connection: run_key(connection, run_id))
-                owner = None if key is None else await self._restore(run_id, key)
+                owner = None if key is None else await self._restore(run_id, key, is_suspect=is_suspect)
         except DatabaseUnavailable as error:
             log.error("run cannot be read, leaving it for later", run_id=run_id, error=str(error))  # noqa: TRY400
             owner = None
@@ -176,7 +177,7 @@ class Worker(AppProcess):
         self._owners[run_id] = owner
         self._guard(owner, owner.take_up)
 
-    async def _restore(self, run_id: str, key: RunKey) -> RunOwner | None:
+    async def _restore(self, run_id: str, key: RunKey, *, is_suspect: bool) -> RunOwner | None:
         topology = await self._topologies.get(key.graph_id, key.graph_version)
         pins = static_pins(topology)
         snapshot = await self._db.read(lambda connection: load_run(connection, run_id, pins))
@@ -184,7 +185,8 @@ class Worker(AppProcess):
             return None
         state = restore_run(topology, snapshot)
         planner = Planner(state, new_id=new_id, limits=self._limits)
-        return RunOwner(self, state, planner, snapshot, self.settings.inline_value_bytes)
+        inline_bytes = self.settings.inline_value_bytes
+        return RunOwner(self, state, planner, snapshot, inline_bytes, is_suspect=is_suspect)
 
     async def _give_up(self, run_id: str, epoch: int, seq: int, failure: Failure) -> None:
         """End a run as failed, if it still is where we know it to be."""

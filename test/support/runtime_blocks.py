@@ -202,6 +202,8 @@ class MisbehavingBlock(Block):
                 if os.fork() == 0:
                     return
                 yield "out", 1
+            case "kill the process":
+                os._exit(1)
             case "never return":
                 while True:
                     time.sleep(3600)
