@@ -208,8 +208,8 @@ def _as_scalar(value: Any, branch: Any) -> Iterator[Any]:
 
 
 def _as_json(value: Any, branch: Any) -> Iterator[Any]:
-    """Text as the value whose JSON it is."""
-    if not isinstance(value, str) or branch is str:
+    """Text as the value whose JSON it is. Numbers are not looked for here: `_as_scalar` has found those that lose nothing."""
+    if not isinstance(value, str) or branch in (str, int, float):
         return
     try:
         parsed = json.loads(value)

@@ -102,6 +102,8 @@ def _pair(source: Schema, sink: Schema, definitions: Schema, depth: int) -> Link
         return LinkVerdict.DOUBTFUL
     if wanted == "array":
         wrapped = link_verdict(source, sink.get("items", ANYTHING), definitions, depth=depth + 1)
+        if wrapped is LinkVerdict.FITS and _is_narrow(sink):
+            wrapped = LinkVerdict.DOUBTFUL
         if given == "string":  # may also be the JSON of a list
             return LinkVerdict.FITS if wrapped is LinkVerdict.FITS else LinkVerdict.DOUBTFUL
         return LinkVerdict.IMPOSSIBLE if given == "null" else wrapped
@@ -113,21 +115,58 @@ def _pair(source: Schema, sink: Schema, definitions: Schema, depth: int) -> Link
 def _same_kind(source: Schema, sink: Schema, definitions: Schema, depth: int) -> LinkVerdict:
     if source.get("type") == "array":
         items = link_verdict(source.get("items", ANYTHING), sink.get("items", ANYTHING), definitions, depth=depth + 1)
-        return LinkVerdict.DOUBTFUL if items is LinkVerdict.IMPOSSIBLE else items  # an empty list fits
+        whole = _narrowed(source, sink)
+        return LinkVerdict.FITS if items is whole is LinkVerdict.FITS else LinkVerdict.DOUBTFUL  # an empty list fits
     if source.get("type") == "object":
-        return (
-            LinkVerdict.DOUBTFUL
-            if sink.get("required") and source.get("title") != sink.get("title")
-            else LinkVerdict.FITS
-        )
-    return LinkVerdict.DOUBTFUL if _is_narrow(sink) and not _is_narrow(source) else LinkVerdict.FITS
+        return _objects(source, sink, definitions, depth)
+    return _narrowed(source, sink)
+
+
+def _objects(source: Schema, sink: Schema, definitions: Schema, depth: int) -> LinkVerdict:
+    """Objects of one class fit; of others, only what may hold anything, or entries that all fit."""
+    fields = source.get("properties")
+    if fields and fields.keys() == sink.get("properties", {}).keys() and source.get("title") == sink.get("title"):
+        return LinkVerdict.FITS
+    wanted, given = sink.get("additionalProperties", True), source.get("additionalProperties", True)
+    if sink.get("properties") or source.get("properties") or wanted is False:
+        is_open = wanted is True and not sink.get("properties")
+        return LinkVerdict.FITS if is_open and not sink.get("required") else LinkVerdict.DOUBTFUL
+    if wanted is True:
+        return _narrowed(source, sink)
+    entries = link_verdict(given if isinstance(given, Mapping) else ANYTHING, wanted, definitions, depth=depth + 1)
+    return LinkVerdict.DOUBTFUL if entries is LinkVerdict.IMPOSSIBLE else entries  # an empty object fits
+
+
+def _narrowed(source: Schema, sink: Schema) -> LinkVerdict:
+    """Values of one type, where the sink may take only some of them."""
+    limits = {key: sink[key] for key in _LIMITS if key in sink}
+    if all(source.get(key) == value for key, value in limits.items()):
+        return LinkVerdict.FITS
+    given = _choices(source)
+    if given is None or set(limits) - {"enum", "const"}:
+        return LinkVerdict.DOUBTFUL
+    wanted = _choices(sink) or []
+    taken = [choice in wanted for choice in given]
+    if all(taken):
+        return LinkVerdict.FITS
+    return LinkVerdict.DOUBTFUL if any(taken) else LinkVerdict.IMPOSSIBLE
+
+
+def _choices(schema: Schema) -> list[Any] | None:
+    """The only values of a schema, if it lists them."""
+    return [schema["const"]] if "const" in schema else schema.get("enum")
 
 
 def _is_narrow(schema: Schema) -> bool:
     """Whether the schema takes only some values of its type."""
-    return any(
-        key in schema for key in ("enum", "const", "pattern", "format", "minimum", "maximum", "minLength", "maxLength")
-    )
+    return any(key in schema for key in _LIMITS)
+
+
+_LIMITS = (
+    *("enum", "const", "pattern", "format", "minLength", "maxLength"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("minItems", "maxItems", "uniqueItems", "prefixItems", "minProperties", "maxProperties"),
+)
 
 
 def _kind_of(value: Any) -> str:
