@@ -26,8 +26,8 @@ ROW_LIMIT = 100_000
 """About how many skipped occurrences of one outage are recorded one by one; those before them share a row."""
 
 
-CHANGED, PAUSED = "changed", "paused"
-"""Why a user's change left a due time without a run."""
+MISSED, OVERLAP, QUEUE_FULL, CHANGED, PAUSED = "missed", "overlap", "queue_full", "changed", "paused"
+"""Codes: why a due time has no run, or none yet. The last two: a user changed the schedule before the scheduler came to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _summarize(missed: list[datetime], until: datetime) -> tuple[datetime, Outco
     reason = (
         f"Missed, with all later due times until {_text(end)} (about {count:,} in all): the scheduler was not running."
     )
-    return end, Outcome(missed[0], OccurrenceStatus.SKIPPED, "missed", reason)
+    return end, Outcome(missed[0], OccurrenceStatus.SKIPPED, MISSED, reason)
 
 
 def _missed(due: datetime, catch_up: CatchUp, now: datetime) -> Outcome:
@@ -161,7 +161,7 @@ def _missed(due: datetime, catch_up: CatchUp, now: datetime) -> Outcome:
     }
     late = timedelta(seconds=round((now - due).total_seconds()))
     return Outcome(
-        due, OccurrenceStatus.SKIPPED, "missed", f"Missed: the scheduler came to it {late} late, and {words[catch_up]}."
+        due, OccurrenceStatus.SKIPPED, MISSED, f"Missed: the scheduler came to it {late} late, and {words[catch_up]}."
     )
 
 
@@ -177,20 +177,20 @@ def _start(dues: list[datetime], situation: Situation) -> Iterator[Outcome]:
             yield Outcome(
                 due,
                 OccurrenceStatus.SKIPPED,
-                "overlap",
+                OVERLAP,
                 f"Skipped: {blocker} of this schedule had not ended (overlap: skip).",
             )
             continue
         elif waiting < WAITING_LIMIT:
             waiting += 1
             yield Outcome(
-                due, OccurrenceStatus.WAITING, "overlap", "Waits until the runs before it have ended (overlap: queue)."
+                due, OccurrenceStatus.WAITING, OVERLAP, "Waits until the runs before it have ended (overlap: queue)."
             )
         else:
             yield Outcome(
                 due,
                 OccurrenceStatus.SKIPPED,
-                "queue_full",
+                QUEUE_FULL,
                 f"Skipped: {WAITING_LIMIT} occurrences of this schedule wait already.",
             )
         active = active or f"the run due at {_text(due)}"

@@ -28,7 +28,7 @@ from autogpt_server.data.firing import (
 from autogpt_server.data.problems import InvalidContent
 from autogpt_server.data.scheduling import DueSchedule, NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.execution.cron import InvalidCron
-from autogpt_server.execution.occurrences import Outcome, Situation, account
+from autogpt_server.execution.occurrences import MISSED, Outcome, Situation, account
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start, run_limits, start_inputs
 from autogpt_server.execution.timing import Timing
@@ -150,17 +150,7 @@ class Ticker:
             return None
         situation = Situation(schedule.catch_up, schedule.overlap, due.active_run_id, due.waiting)
         accounting = account(timing, situation, after=schedule.accounted_until, now=now)
-        topology = await self._topology(due) if accounting.outcomes else _Unfit("nothing_due", "")
-        runs: list[tuple[datetime, NewRun]] = []
-        occurrences: list[NewOccurrence] = []
-        for outcome in accounting.outcomes:
-            if isinstance(topology, _Unfit):
-                outcome = _unless_missed(outcome, topology)  # noqa: PLW2901
-            if outcome.status is OccurrenceStatus.STARTED and not isinstance(topology, _Unfit):
-                runs.append((outcome.due, self._new_run(due, topology, now)))
-            else:
-                occurrences.append(NewOccurrence(outcome.due, outcome.status, outcome.code, outcome.reason))
-                log.debug("no run", schedule_id=schedule.id, due=outcome.due, status=outcome.status, code=outcome.code)
+        occurrences, runs = await self._carry_out(due, accounting.outcomes, now)
         return Firing(
             schedule.id,
             schedule.revision,
@@ -170,6 +160,28 @@ class Ticker:
             occurrences,
             runs,
         )
+
+    async def _carry_out(
+        self, due: DueSchedule, outcomes: Sequence[Outcome], now: datetime
+    ) -> tuple[list[NewOccurrence], list[tuple[datetime, NewRun]]]:
+        """The occurrences without a run, and the runs of the others."""
+        occurrences: list[NewOccurrence] = []
+        runs: list[tuple[datetime, NewRun]] = []
+        if not outcomes:
+            return occurrences, runs
+        topology = await self._topology(due)
+        for outcome in outcomes:
+            if isinstance(topology, _Unfit):
+                occurrences.append(_without_run(outcome, topology))
+            elif outcome.status is OccurrenceStatus.STARTED:
+                runs.append((outcome.due, self._new_run(due, topology, now)))
+            else:
+                occurrences.append(NewOccurrence(outcome.due, outcome.status, outcome.code, outcome.reason))
+        if occurrences:
+            log.debug(
+                "due without a run", schedule_id=due.schedule.id, count=len(occurrences), last=occurrences[-1].code
+            )
+        return occurrences, runs
 
     async def _release(self, waiting: Sequence[DueSchedule]) -> list[FiringResult]:
         now = self._clock.now()
@@ -228,8 +240,7 @@ def _rearmed(schedule: Schedule) -> Firing | None:
     return Firing(schedule.id, schedule.revision, schedule.accounted_until, schedule.accounted_until, next_fire)
 
 
-def _unless_missed(outcome: Outcome, unfit: _Unfit) -> Outcome:
-    """The outcome where no run can be started: what was missed is missed, everything else is skipped for this reason."""
-    if outcome.code == "missed":
-        return outcome
-    return Outcome(outcome.due, OccurrenceStatus.SKIPPED, unfit.code, unfit.reason)
+def _without_run(outcome: Outcome, unfit: _Unfit) -> NewOccurrence:
+    """An occurrence where no run can be started: what was missed is missed, everything else is skipped for this reason."""
+    code, reason = (outcome.code, outcome.reason) if outcome.code == MISSED else (unfit.code, unfit.reason)
+    return NewOccurrence(outcome.due, OccurrenceStatus.SKIPPED, code, reason)
