@@ -37,7 +37,7 @@ class Link(Model):
     sink_id: str
     source_name: str = pydantic.Field(min_length=1, max_length=500)
     sink_name: str = pydantic.Field(min_length=1, max_length=500)
-    is_static: bool = False
+    is_static: pydantic.StrictBool = False
 
 
 class Node(Model):
@@ -53,8 +53,8 @@ class Graph(Model):
     """An agent: nodes and the links between them."""
 
     id: str = ""
-    version: int = pydantic.Field(default=1, ge=1)
-    is_active: bool = True
+    version: pydantic.StrictInt = pydantic.Field(default=1, ge=1)
+    is_active: pydantic.StrictBool = True
     name: str = ""
     description: str = ""
     nodes: list[Node] = pydantic.Field(default_factory=list[Node])

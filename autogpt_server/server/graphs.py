@@ -102,7 +102,6 @@ async def get_versions(context: Context, page: Paged, graph_id: GraphIdPath) -> 
     return page.cut(found, lambda graph: graph.version)
 
 
-# Before the path with {version}, which would take "active" for one.
 @router.put(
     "/graphs/{graph_id}/versions/active", summary="Choose the active version", responses=problems(404, 412, 415, 422)
 )
@@ -115,7 +114,9 @@ async def put_active_version(
     return await _read(context, response, graph_id, active.active_graph_version)
 
 
-@router.get("/graphs/{graph_id}/versions/{version}", summary="Read a version of a graph", responses=problems(404, 422))
+@router.get(
+    "/graphs/{graph_id}/versions/{version:int}", summary="Read a version of a graph", responses=problems(404, 422)
+)
 async def get_version(
     context: Context, response: Response, graph_id: GraphIdPath, version: VersionPath
 ) -> GraphDocument:

@@ -16,13 +16,20 @@ from autogpt_server.execution.zones import UnknownTimeZone, instant_of, time_zon
 MAX_FIRE_TIMES = 100
 
 
+def _as_text(moment: object) -> object:
+    # pydantic would take a number for seconds, or milliseconds, since 1970.
+    if not isinstance(moment, str):
+        raise ValueError("must be text such as 2026-11-22T09:00:00+01:00")  # noqa: TRY004 - pydantic's protocol
+    return moment
+
+
 def _in_range(moment: datetime) -> datetime:
     if not 1970 <= moment.year < 2199:
         raise ValueError("must be a time between the years 1970 and 2198")
     return moment
 
 
-Moment = Annotated[datetime, pydantic.AfterValidator(_in_range)]
+Moment = Annotated[datetime, pydantic.BeforeValidator(_as_text), pydantic.AfterValidator(_in_range)]
 """With an offset, or without one: then it is a local time of the schedule's zone."""
 
 
@@ -43,7 +50,7 @@ class TimingBody(pydantic.BaseModel):
     timezone: str = pydantic.Field("UTC", max_length=200, description="An IANA time zone.", examples=["Europe/Berlin"])
     starts_at: Moment | None = pydantic.Field(None, description="Not due before this time.", examples=[None])
     ends_at: Moment | None = pydantic.Field(None, description="Not due after this time.", examples=[None])
-    jitter_s: float = pydantic.Field(
+    jitter_s: pydantic.StrictFloat = pydantic.Field(
         0.0,
         ge=0,
         le=MAX_JITTER_S,
@@ -78,13 +85,15 @@ class ScheduleBody(TimingBody):
     )
 
     name: str = pydantic.Field("", max_length=200, description="For people.")
-    graph_version: int | None = pydantic.Field(
+    graph_version: pydantic.StrictInt | None = pydantic.Field(
         None, ge=1, le=2**31 - 1, description="Run this version; null: the one that is active when it is due."
     )
     input_data: JsonObject = pydantic.Field(
         default_factory=dict, description="The input of each run, as for `POST /graphs/{graph_id}/execute`."
     )
-    is_enabled: bool = pydantic.Field(True, description="False: paused. What was due in between does not run later.")
+    is_enabled: pydantic.StrictBool = pydantic.Field(
+        True, description="False: paused. What was due in between does not run later."
+    )
     catch_up: CatchUp = pydantic.Field(
         CatchUp.LATEST, description="What is done about occurrences that were missed while the server was down."
     )
@@ -96,7 +105,7 @@ class ScheduleBody(TimingBody):
 class PreviewBody(TimingBody):
     """A timing to look at; nothing is saved. Other fields of a schedule are ignored."""
 
-    count: int = pydantic.Field(5, ge=0, le=MAX_FIRE_TIMES, description="How many due times to list.")
+    count: pydantic.StrictInt = pydantic.Field(5, ge=0, le=MAX_FIRE_TIMES, description="How many due times to list.")
 
 
 class FireTime(pydantic.BaseModel):

@@ -64,7 +64,7 @@ class GraphDocument(Graph):
 class ActiveVersion(pydantic.BaseModel):
     """Which version of a graph is the active one."""
 
-    active_graph_version: int = pydantic.Field(ge=1, examples=[2])
+    active_graph_version: pydantic.StrictInt = pydantic.Field(ge=1, examples=[2])
 
 
 class StartedExecution(pydantic.BaseModel):

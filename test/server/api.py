@@ -11,6 +11,8 @@ import httpx
 from autogpt_server.server.context import ServerContext
 from server.performing import RunPerformer
 
+BASE_URL = "http://127.0.0.1"
+
 
 @dataclass(slots=True)
 class Told:

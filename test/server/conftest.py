@@ -14,10 +14,8 @@ from autogpt_server.server.app import create_app
 from autogpt_server.server.context import ServerContext
 from autogpt_server.server.live import LiveRuns
 from autogpt_server.utils.settings import Settings
-from server.api import Api, Told
+from server.api import BASE_URL, Api, Told
 from server.sample_blocks import BLOCKS
-
-BASE_URL = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="session")

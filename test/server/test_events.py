@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
@@ -179,7 +179,7 @@ async def test_streams_end_when_the_server_stops(api: Api) -> None:
 async def test_silence_is_filled_with_comments() -> None:
     go_on = asyncio.Event()
 
-    async def slow() -> AsyncIterator[bytes]:
+    async def slow() -> AsyncGenerator[bytes]:
         yield b"first"
         await go_on.wait()
         yield b"second"

@@ -13,9 +13,8 @@ from autogpt_server.data.models import JsonObject
 from autogpt_server.execution.ticks import Ticker
 from autogpt_server.server.app import create_app
 from autogpt_server.utils.clock import utc_now
-from server.conftest import BASE_URL, Api
+from server.api import BASE_URL, Api, problem
 from server.sample_blocks import named_graph, repeat_graph
-from server.test_graphs import problem
 from support.scheduling import HandClock
 
 
