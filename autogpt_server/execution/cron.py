@@ -113,6 +113,7 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
+_BLANKS = re.compile(r"[ \t]+")  # cron knows no other white space between fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +265,7 @@ def parse(text: str) -> CronExpression:
     """The expression that `text` is; `InvalidCron`, naming the field and what would be right, if it is none or can never be due."""
     if len(text) > MAX_LENGTH:
         raise InvalidCron(f"The cron expression has {len(text)} characters; at most {MAX_LENGTH} are allowed.")
-    words = text.strip(" \t").split()
+    words = _BLANKS.split(text.strip()) if text.strip() else []
     shown = " ".join(words)
     if shown.startswith("@"):
         words = _expand_nickname(shown).split()

@@ -378,6 +378,7 @@ CRONS = (
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Europe/Lisbon")
 
 
+@pytest.mark.timeout(240)
 async def test_a_simulated_month_with_outages_jumps_and_rivals(at_noon: Scene) -> None:
     chance = random.Random(2026)
     at_noon.clock.at = begin = datetime(2026, 10, 12, tzinfo=ZoneInfo("UTC"))
