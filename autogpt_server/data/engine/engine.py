@@ -178,7 +178,10 @@ class SqliteEngine(AsyncAbstractEngine):
         with self._client_errors:
             statement, values = self._raw_statement(sql), raw_parameters(parameters)
         return await self._perform(
-            lambda connection: statement.query(connection, values), writes=not statement.reads, alone=True, tx_id=tx_id
+            lambda connection: statement.query(connection, values),
+            writes=not statement.reads,
+            alone=statement.alone,
+            tx_id=tx_id,
         )
 
     async def execute_raw(self, sql: str, parameters: Iterable[object], *, tx_id: str | None = None) -> int:
@@ -186,7 +189,7 @@ class SqliteEngine(AsyncAbstractEngine):
         with self._client_errors:
             statement, values = self._raw_statement(sql), raw_parameters(parameters)
         return await self._perform(
-            lambda connection: statement.execute(connection, values), writes=True, alone=True, tx_id=tx_id
+            lambda connection: statement.execute(connection, values), writes=True, alone=statement.alone, tx_id=tx_id
         )
 
     async def query(self, content: str, *, tx_id: TransactionId | None) -> Any:
@@ -230,7 +233,7 @@ class SqliteEngine(AsyncAbstractEngine):
     ) -> T:
         """Do ``work`` on the right connection and under the right transaction.
 
-        ``several``: it is several statements. ``alone``: a single statement that SQLite may refuse inside a transaction (a PRAGMA, say).
+        ``several``: it is several statements. ``alone``: a single one that cannot be in a transaction (a PRAGMA, say).
         """
         self._queries += 1
         with self._client_errors:

@@ -22,16 +22,17 @@ _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(?P<word>\w+)", 
 _WRITING_WORD = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _TRANSACTION_WORDS = frozenset(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"))
 _READING_WORDS = frozenset(("SELECT", "VALUES", "EXPLAIN"))
+_LONELY_WORDS = frozenset(("PRAGMA", "VACUUM", "ATTACH", "DETACH"))
 
 
 class RawStatement:
     """One text of raw SQL.
 
-    ``reads``: it certainly only reads. SQLite would say so of any statement, but Python does not pass that on; so what does not
+    ``alone``: SQLite refuses it, or ignores it, inside a transaction. ``reads``: it certainly only reads. SQLite would say so of any statement, but Python does not pass that on; so what does not
     begin with a word that only reads counts as writing, and so does a WITH that holds a word that writes.
     """
 
-    __slots__ = ("reads", "sql")
+    __slots__ = ("alone", "reads", "sql")
 
     def __init__(self, sql: str) -> None:
         match = _FIRST_WORD.match(sql)
@@ -39,6 +40,7 @@ class RawStatement:
         if word in _TRANSACTION_WORDS:
             raise _failed("N/A", f"{word} is not for raw queries: use tx(), which takes its turn with other writers")
         self.sql = sql
+        self.alone = word in _LONELY_WORDS
         self.reads = word in _READING_WORDS or (word == "WITH" and _WRITING_WORD.search(sql) is None)
 
     def query(self, connection: sqlite3.Connection, parameters: list[SqliteValue]) -> dict[str, Any]:

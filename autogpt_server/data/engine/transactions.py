@@ -111,11 +111,15 @@ class Transactions:
         """
         transaction = self._get(transaction_id, "commit")
         self._forget(transaction, "committed")
-        if transaction.parent is None:
-            await self._uncancelled(self._end_on_connection(lambda connection: commit(_still_open(connection))))
-        else:
-            release = f"RELEASE {transaction.savepoint}"
-            await self._uncancelled(self._writer.call(lambda connection: _still_open(connection).execute(release)))
+        try:
+            if transaction.parent is None:
+                await self._uncancelled(self._end_on_connection(lambda connection: commit(_still_open(connection))))
+            else:
+                release = f"RELEASE {transaction.savepoint}"
+                await self._uncancelled(self._writer.call(lambda connection: _still_open(connection).execute(release)))
+        except (QueryError, sqlite3.Error):
+            self._ended.put(transaction.id, "rolled back")
+            raise
 
     async def rollback(self, transaction_id: str) -> None:
         """Undo it.
@@ -179,8 +183,13 @@ class Transactions:
     def _background(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; if nobody did any more, it is no news that a rollback failed
 
 
 def _savepoint(connection: sqlite3.Connection, name: str) -> None:

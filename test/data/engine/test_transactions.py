@@ -433,3 +433,36 @@ async def test_a_commit_that_fails_is_uncertain(db: Any, database: Any) -> None:
         in_transaction(connection, 1, lambda c: c.execute("INSERT INTO Tag VALUES ('a')"))
     connection.close()
     assert await names(db) == ["a"], "here it was durable"
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+async def limit_size(db: Any, pages: int) -> None:
+    """``PRAGMA max_page_count`` stands in for a disk of that size."""
+    await db.query_raw(f"PRAGMA max_page_count={pages}")
+
+
+async def test_a_full_disk(db: Any, errors: Any) -> None:
+    """SQLite may end the transaction by itself; then nothing of it is committed, and nothing after it runs on its own."""
+    (size,) = (await db.query_first("PRAGMA page_count")).values()
+    await limit_size(db, size + 3)
+    big = "x" * 1_000_000
+    for write in (db.tag.create(data={"name": big}), db.tag.create_many(data=[{"name": "a"}, {"name": big}])):
+        with pytest.raises(errors.DataError, match="SQLITE_FULL") as caught:
+            await write
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        assert caught.value.__cause__.sqlite_errorname == "SQLITE_FULL"
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        await get_engine(db).write(lambda c: c.execute("INSERT INTO Tag VALUES (?)", (big,)) and None)
+    with pytest.raises((errors.DataError, errors.TransactionError)):
+        async with db.tx() as tx:
+            await add(tx, "a")
+            with pytest.raises(errors.DataError, match="SQLITE_FULL"):
+                await add(tx, big)
+            await add(tx, "b")
+            raise errors.DataError({})  # SQLite left the transaction open: undo it
+    await limit_size(db, 100_000)
+    assert await names(db) == []
+    await add(db, big)
+    assert await db.tag.count() == 1
