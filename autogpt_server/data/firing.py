@@ -83,9 +83,7 @@ async def next_fire_at(db: Database) -> datetime | None:
     """When the first of all enabled schedules has to be looked at; None if none has to."""
 
     def read(connection: sqlite3.Connection) -> datetime | None:
-        row = connection.execute(
-            'SELECT min("nextDueAt") FROM "AgentGraphExecutionSchedule" WHERE "isEnabled" = 1'
-        ).fetchone()
+        row = connection.execute(_SELECT_NEXT).fetchone()
         return from_db_time(row[0])
 
     with _translated():
@@ -96,10 +94,7 @@ async def due_schedules(db: Database, now: datetime, *, limit: int) -> list[DueS
     """Enabled schedules that have to be looked at by now, in the order in which they are due."""
 
     def read(connection: sqlite3.Connection) -> list[DueSchedule]:
-        rows = connection.execute(
-            f'{_SELECT_SITUATION} WHERE s."isEnabled" = 1 AND s."nextDueAt" <= ? ORDER BY s."nextDueAt", s."id" LIMIT ?',
-            (db_time(now), limit),
-        )
+        rows = connection.execute(_SELECT_DUE, (db_time(now), limit))
         return [_due_schedule(row) for row in rows]
 
     with _translated():
@@ -176,22 +171,25 @@ _ACTIVE_RUN = (
 )
 _WAITING = '"AgentScheduleOccurrence" o WHERE o."status" = \'WAITING\' AND o."scheduleId" = s."id"'
 _VERSION = '"AgentGraph" g WHERE g."id" = s."agentGraphId" AND g."archivedAt" IS NULL'
-_SELECT_SITUATION = (
+_SITUATION = (
     f'SELECT {COLUMNS}, CASE WHEN s."agentGraphVersion" IS NULL THEN coalesce('  # noqa: S608
     f'(SELECT max(g."version") FROM {_VERSION} AND g."isActive" = 1), (SELECT max(g."version") FROM {_VERSION})) '
     f'ELSE (SELECT g."version" FROM {_VERSION} AND g."version" = s."agentGraphVersion") END, '
-    f'{_ACTIVE_RUN}, (SELECT count(*) FROM {_WAITING}), (SELECT min(o."dueAt") FROM {_WAITING}) AS "waitingSince" '
-    'FROM "AgentGraphExecutionSchedule" s'
+    f'{_ACTIVE_RUN}, (SELECT count(*) FROM {_WAITING}), (SELECT min(o."dueAt") FROM {_WAITING}) AS "waitingSince"'
 )
-_SELECT_BY_ID = f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT "value" FROM json_each(?))'  # noqa: S608
-_SELECT_ENABLED = (
-    f'SELECT {COLUMNS} FROM "AgentGraphExecutionSchedule" s '  # noqa: S608
-    'WHERE s."isEnabled" = 1 AND s."id" > ? ORDER BY s."id" LIMIT ?'
-)
+_TABLE = '"AgentGraphExecutionSchedule" s'
+
+# By "rowid", not "id": then the index on (isEnabled, nextDueAt) gives the order, and nothing is read beyond the limit.
+_SELECT_DUE = f'{_SITUATION} FROM {_TABLE} WHERE s."isEnabled" = 1 AND s."nextDueAt" <= ? ORDER BY s."nextDueAt", s."rowid" LIMIT ?'
+_SELECT_BY_ID = f'{_SITUATION} FROM {_TABLE} WHERE s."id" IN (SELECT "value" FROM json_each(?))'  # noqa: S608
+# The plus keeps SQLite from an index that would make it sort all enabled schedules for each page.
+_SELECT_ENABLED = f'SELECT {COLUMNS} FROM {_TABLE} WHERE +s."isEnabled" = 1 AND s."id" > ? ORDER BY s."id" LIMIT ?'  # noqa: S608
+# CROSS JOIN: from the few that wait to their schedules, not the other way round.
 _SELECT_RELEASABLE = (
-    f'{_SELECT_SITUATION} WHERE s."id" IN (SELECT DISTINCT "scheduleId" FROM "AgentScheduleOccurrence" WHERE "status" = \'WAITING\') '  # noqa: S608
-    f'AND s."isEnabled" = 1 AND {_ACTIVE_RUN} IS NULL ORDER BY "waitingSince" LIMIT ?'
+    f'{_SITUATION} FROM (SELECT DISTINCT "scheduleId" FROM "AgentScheduleOccurrence" WHERE "status" = \'WAITING\') w '  # noqa: S608
+    f'CROSS JOIN {_TABLE} WHERE s."id" = w."scheduleId" AND s."isEnabled" = 1 AND {_ACTIVE_RUN} IS NULL ORDER BY "waitingSince" LIMIT ?'
 )
+_SELECT_NEXT = f'SELECT min(s."nextDueAt") FROM {_TABLE} WHERE s."isEnabled" = 1'  # noqa: S608
 
 
 @contextmanager
