@@ -15,7 +15,13 @@ from autogpt_server.server.websocket import MAX_MESSAGE_BYTES
 def http_config(app: ASGIApp, *, grace_s: float) -> uvicorn.Config:
     """How the API is served. `grace_s`: how long requests under way may take once the server stops."""
     # Log lines of uvicorn go where all others go, and requests are logged with their route by the app itself.
-    settings: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+    settings: dict[str, Any] = {
+        "log_config": None,
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+    }
     return uvicorn.Config(
         app,
         lifespan="off",
