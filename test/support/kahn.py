@@ -15,6 +15,8 @@ from typing import Any
 ERROR = "<error>"
 """Stands for the message of an execution that failed before it began."""
 
+FIRST_STEPS = 5
+
 Lineage = Mapping[tuple[str, str], tuple[Any, ...]]
 """(node, pin) -> the output of it that a value descends from, or the meeting of several."""
 
@@ -94,16 +96,17 @@ def behave(salt: int, node: str, inputs: Mapping[str, Any]) -> tuple[list[tuple[
 
     A value's last digit is the number of steps it may still cause, so that loops end.
     """
-    steps = min((_steps(value) for value in inputs.values()), default=3)
+    steps = min((_steps(value) for value in inputs.values()), default=FIRST_STEPS)
     if steps <= 0:
         return [], None
     chance = zlib.crc32(repr((salt, node, sorted(inputs.items()))).encode())
     outputs: list[tuple[str, Any]] = []
-    for number in range(chance % 5):
+    count = (0, 1, 1, 1, 2, 2)[chance % 6] if inputs else 3 + chance % 4
+    for number in range(count):
         part = chance >> (3 * number + 3)
         value = steps - 1 + 10 * (part % 30)
-        outputs.append(("x", value) if part % 3 else ("y", {"k": value} if part % 2 else {}))
-    return outputs, f"{steps - 1} steps left" if chance % 5 == 0 else None
+        outputs.append(("x", value) if part % 4 else ("y", {"k": value} if part % 16 else {}))
+    return outputs, f"{steps - 1} steps left" if chance // 6 % 8 == 0 else None
 
 
 def _steps(value: Any) -> int:

@@ -104,7 +104,8 @@ class World:
         assert self.ledger.commit(self.game.state).outcome is CommitOutcome.DONE
         if self.checks_restore and not self.game.state.status.is_terminal:
             restored = restore_run(self.ledger.topology, self.ledger.load())
-            assert essence(restored) == essence(self.game.state)
+            found = differences(essence(restored), essence(self.game.state))
+            assert not found, found
 
 
 @dataclass
@@ -189,6 +190,26 @@ def check_counters(state: RunState) -> None:
             ]
 
 
+def differences(left: Any, right: Any, place: str = "") -> list[str]:
+    """Where two of these forms differ, and how."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        first, second = cast("dict[str, Any]", left), cast("dict[str, Any]", right)
+        missing = object()
+        return [
+            difference
+            for key in first | second
+            for difference in differences(first.get(key, missing), second.get(key, missing), f"{place}.{key}")
+        ]
+    if (
+        isinstance(left, list)
+        and isinstance(right, list)
+        and len(cast("list[Any]", left)) == len(cast("list[Any]", right))
+    ):
+        pairs = enumerate(zip(cast("list[Any]", left), cast("list[Any]", right), strict=True))
+        return [difference for index, pair in pairs for difference in differences(*pair, f"{place}[{index}]")]
+    return [] if left == right else [f"{place}: {left!r} is not {right!r}"]
+
+
 def essence(state: RunState) -> Any:
     """All of a state that decides what comes of the next events, in a form that can be compared."""
     return {
@@ -254,7 +275,10 @@ def _execution_essence(execution: Execution) -> Any:
         )
     } | {
         "node": execution.node.id,
-        "tokens": [(slot, _token_essence(token)) for slot, token in execution.tokens.items()],
+        "tokens": [
+            (slot, _token_essence(token, with_origins=slot not in execution.node.static_slots))
+            for slot, token in execution.tokens.items()
+        ],
     }
 
 
