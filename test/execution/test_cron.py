@@ -314,6 +314,7 @@ def test_nothing_is_due_beyond_the_horizon() -> None:
         ("60 * * * * *", "second", "60 is not between 0 and 59"),
         ("5-1 * * * *", "minute", "write 5-59,0-1"),
         ("* 22-2 * * *", "hour", "write 22-23,0-2"),
+        ("50-10 * * * *", "minute", "write 50-59,0-10"),
         ("* * * nov-feb *", "month", "write 11-12,1-2"),
         ("* * * * fri-sun", "day of week", "write 5-7"),
         ("* * * * fri-mon", "day of week", "write 5-6,0-1"),
