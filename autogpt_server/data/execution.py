@@ -408,10 +408,13 @@ def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChan
             ],
         )
     if changes.released:
-        connection.executemany(
-            'UPDATE "AgentNodeExecutionInputOutput" SET "releasedSeq" = ? WHERE "agentNodeExecutionId" = ? AND "role" = \'output\' AND "ordinal" = ?',
+        cursor = connection.executemany(
+            'UPDATE "AgentNodeExecutionInputOutput" SET "releasedSeq" = ? WHERE "agentNodeExecutionId" = ? AND "role" = \'output\' AND "ordinal" = ? '
+            'AND "releasedSeq" IS NULL',
             changes.released,
         )
+        if cursor.rowcount != len(changes.released):
+            raise sqlite3.IntegrityError(f"run {run_id}: outputs that were released were not held")
 
 
 def _update_executions(connection: sqlite3.Connection, run_id: str, rows: Sequence[NodeExecutionRow]) -> None:

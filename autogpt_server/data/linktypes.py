@@ -128,12 +128,12 @@ def _objects(source: Schema, sink: Schema, definitions: Schema, depth: int) -> L
     if fields and fields.keys() == sink.get("properties", {}).keys() and source.get("title") == sink.get("title"):
         return LinkVerdict.FITS
     wanted, given = sink.get("additionalProperties", True), source.get("additionalProperties", True)
-    if sink.get("properties") or source.get("properties") or wanted is False:
+    if sink.get("properties") or source.get("properties") or wanted is False or given is False:
         is_open = wanted is True and not sink.get("properties")
         return LinkVerdict.FITS if is_open and not sink.get("required") else LinkVerdict.DOUBTFUL
     if wanted is True:
         return _narrowed(source, sink)
-    entries = link_verdict(given if isinstance(given, Mapping) else ANYTHING, wanted, definitions, depth=depth + 1)
+    entries = link_verdict(ANYTHING if given is True else given, wanted, definitions, depth=depth + 1)
     return LinkVerdict.DOUBTFUL if entries is LinkVerdict.IMPOSSIBLE else entries  # an empty object fits
 
 

@@ -1,222 +1,424 @@
-"""The commit function and what belongs to it, on a real database."""
+"""What a run's owner writes, on a real file: fencing, savepoints, rows that never change again, and the way back into memory."""
+
+from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
+from autogpt_server.data.db import db_time
 from autogpt_server.data.execution import (
     CommitOutcome,
-    CommitResult,
     NodeExecutionRow,
-    RunChanges,
     RunCommit,
-    RunRow,
     ValueRow,
-    WaitingRun,
     abandon_run,
     commit,
     committed_seq,
+    insert_run,
+    load_run,
     run_key,
     waiting_runs,
 )
-from autogpt_server.data.models import Node
-from support.runtime import Runtime, running
-from support.runtime_blocks import ScriptBlock
+from autogpt_server.data.status import RunStatus
+from autogpt_server.execution.rows import new_run
+from autogpt_server.execution.start import plan_start
+from autogpt_server.execution.state import RunState
+from support.ledger import INLINE_BYTES, Ledger, open_file, store_graph, write
+from support.planning import EPOCH, LIMITS, Game, numbered_ids, topology_of
 
-T = TypeVar("T")
-NOW = "2026-03-01T12:00:00.000+00:00"
+DONE, FENCED, FAILED = CommitOutcome
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Generator[Runtime]:
-    with running(tmp_path, start=False) as runtime:
-        yield runtime
+GRAPH = topology_of("A: free\nB: free\nC: free\nA.x -> B.a\nA.y -> C.a\nB.x -> C.b")
 
 
 @pytest.fixture
-def run(store: Runtime) -> str:
-    return new_run(store)
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(open_file(tmp_path / "test.db")) as opened:
+        store_graph(opened, GRAPH)
+        yield opened
 
 
-def new_run(store: Runtime) -> str:
-    node = Node(block_id=ScriptBlock.id, input_default={"steps": []})
-    return store.start_run(store.post({"a": node, "b": node}), hint=False)
+def begin(connection: sqlite3.Connection, run_id: str = "run") -> tuple[Game, Ledger]:
+    """A run that was inserted and has been taken up by its first owner, which has not written yet."""
+    state = plan_start(GRAPH, run_id, {}, new_id=numbered_ids(f"{run_id}-new"), limits=LIMITS, at=EPOCH)
+    ledger = Ledger(connection, GRAPH, run_id=run_id)
+    ledger.insert(state)
+    return take_up(ledger), ledger
 
 
-def write(store: Runtime, work: Callable[[sqlite3.Connection], T]) -> T:
-    return store.call(store.db.write(work))
+def take_up(ledger: Ledger) -> Game:
+    game = Game(GRAPH, prefix=f"{ledger.run_id}-{ledger.epoch}-")
+    game.carry_on_with(ledger.take_over())
+    game.took(game.planner.resume())
+    return game
 
 
-def row(store: Runtime, run_id: str) -> dict[str, Any]:
-    def read(connection: sqlite3.Connection) -> dict[str, Any]:
-        names = ["epoch", "seq", "workerId", "takeovers", "status", "endedAt"]
-        found = connection.execute(
-            'SELECT "epoch", "seq", "workerId", "takeovers", "status", "endedAt" FROM "AgentGraphExecution" WHERE "id" = ?',
-            (run_id,),
-        ).fetchone()
-        return dict(zip(names, found, strict=True))
-
-    return store.call(store.db.read(read))
+def rows(connection: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+    """Everything in a table."""
+    cursor = connection.execute(f'SELECT * FROM "{table}" ORDER BY 1, 2, 3')
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def entry(run_id: str, epoch: int, seqs: tuple[int, int], *, status: str = "RUNNING", **changes: Any) -> RunCommit:
-    ended_at = NOW if status == "COMPLETED" else None
-    rows = changes.pop("rows", {})
-    return RunCommit(
-        run_id,
-        epoch,
-        f"worker of epoch {epoch}",
-        *seqs,
-        RunChanges(RunRow(status, "{}", ended_at=ended_at), **rows),
-        **changes,
-    )
+def everything(connection: sqlite3.Connection) -> dict[str, list[dict[str, Any]]]:
+    names = ("AgentGraphExecution", "AgentNodeExecution", "AgentNodeExecutionInputOutput", "AgentValue")
+    return {name: rows(connection, name) for name in names}
 
 
-def outcomes(store: Runtime, *batch: RunCommit) -> list[CommitOutcome]:
-    return [result.outcome for result in write(store, lambda connection: commit(connection, batch))]
+# --- fencing -----------------------------------------------------------------------------------------------------------
 
 
-def test_owners_take_turns(store: Runtime, run: str) -> None:
-    assert outcomes(store, entry(run, 1, (1, 4), claim=True)) == [CommitOutcome.DONE]
-    assert outcomes(store, entry(run, 1, (4, 5))) == [CommitOutcome.DONE]
-    assert row(store, run) | {"status": ""} == {
-        "epoch": 1,
-        "seq": 5,
-        "workerId": "worker of epoch 1",
-        "takeovers": 0,
-        "status": "",
-        "endedAt": None,
-    }
-    assert outcomes(store, entry(run, 2, (5, 6), claim=True, progress=False)) == [CommitOutcome.DONE]
-    before = row(store, run)
-    assert before["takeovers"] == 1
-    # The former owner comes too late, whatever it says.
-    late = [entry(run, 1, (5, 6)), entry(run, 1, (6, 7)), entry(run, 2, (6, 7), claim=True)]
-    assert outcomes(store, *late) == [CommitOutcome.FENCED] * 3
-    assert row(store, run) == before
+def test_the_first_commit_of_an_owner_claims_the_run(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    assert committed_seq(connection, "run") == (0, 1)
+    game.play("A0 start")
+    entry = ledger.cut(game.state)
+    assert (entry.claim, entry.epoch, entry.from_seq, entry.to_seq) == (True, 1, 1, 2)
+    assert [result.outcome for result in write(connection, [entry])] == [DONE]
+    assert committed_seq(connection, "run") == (1, 2)
+    assert rows(connection, "AgentGraphExecution")[0]["workerId"] == "worker-1"
 
 
-def test_no_event_is_written_twice_or_left_out(store: Runtime, run: str) -> None:
-    assert outcomes(store, entry(run, 1, (1, 4), claim=True), entry(run, 1, (1, 4), claim=True)) == [
-        CommitOutcome.DONE,
-        CommitOutcome.FENCED,
-    ]
-    assert outcomes(store, entry(run, 1, (5, 6))) == [CommitOutcome.FENCED]
-    assert row(store, run)["seq"] == 4
+def test_a_former_owner_can_write_nothing(connection: sqlite3.Connection) -> None:
+    first, ledger = begin(connection)
+    first.play("A0 start")
+    ledger.commit(first.state)
+    former = replace(ledger)
+    second = take_up(ledger)
+    second.play("A0 x=1")
+    assert ledger.commit(second.state).outcome is DONE
+    before = everything(connection)
+    first.play("A0 x=2 end")
+    assert former.commit(first.state).outcome is FENCED
+    assert everything(connection) == before
 
 
-def test_takeovers_are_counted_until_there_is_progress(store: Runtime, run: str) -> None:
-    outcomes(store, entry(run, 1, (1, 2), claim=True, progress=False))
-    outcomes(store, entry(run, 2, (2, 3), claim=True, progress=False))
-    outcomes(store, entry(run, 3, (3, 4), claim=True, progress=False))
-    assert row(store, run)["takeovers"] == 2
-    outcomes(store, entry(run, 3, (4, 5), progress=True))
-    assert row(store, run)["takeovers"] == 0
-
-
-def test_an_ended_run_never_changes(store: Runtime, run: str) -> None:
-    assert outcomes(store, entry(run, 1, (1, 2), claim=True, status="COMPLETED")) == [CommitOutcome.DONE]
-    before = row(store, run)
-    assert (before["status"], before["workerId"]) == ("COMPLETED", None)
-    assert outcomes(store, entry(run, 1, (2, 3)), entry(run, 2, (2, 3), claim=True)) == [CommitOutcome.FENCED] * 2
-    assert not write(store, lambda c: abandon_run(c, run, epoch=1, seq=2, code="x", message="x", ended_at=NOW))
-    assert row(store, run) == before
-    assert store.call(store.db.read(lambda connection: run_key(connection, run))) is None
-
-
-def node_row(execution_id: str, node_id: str, **changes: Any) -> NodeExecutionRow:
-    values: dict[str, Any] = {
-        "id": execution_id,
-        "node_id": node_id,
-        "status": "QUEUED",
-        "ordinal": 5,
-        "attempt": 0,
-        "seq": 2,
-        "added_seq": 2,
-        "queued_seq": 2,
-        "started_seq": None,
-        "ended_seq": None,
-        "error_code": None,
-        "error": None,
-        "mixed_origin": False,
-        "origins": None,
-        "added_at": NOW,
-        "queued_at": NOW,
-        "started_at": None,
-        "ended_at": None,
-    }
-    return NodeExecutionRow(**(values | changes))
+def test_of_two_that_take_a_run_over_at_once_one_gets_it(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    other_ledger = replace(ledger)
+    other = take_up(other_ledger)
+    assert other_ledger.epoch == ledger.epoch == 1
+    game.play("A0 start")
+    other.play("A0 start")
+    assert ledger.commit(game.state).outcome is DONE
+    before = everything(connection)
+    assert other_ledger.commit(other.state).outcome is FENCED
+    assert everything(connection) == before
 
 
 @pytest.mark.parametrize(
-    "value",
+    "change",
     [
-        ValueRow("no such execution", "output", 0, "out", "1"),
-        ValueRow("new", "output", 2**70, "out", "1"),
-        ValueRow("new", "output", 0, "out", '"\ud800"'),
-        ValueRow("new", "output", 0, "out", [1]),  # type: ignore[arg-type] - a mistake, as it may happen
+        {"from_seq": 1},
+        {"from_seq": 3},
+        {"epoch": 0},
+        {"epoch": 2},
+        {"epoch": 1, "claim": True},
+        {"run_id": "no such run"},
     ],
-    ids=["foreign key", "number too large", "half a character", "no text"],
 )
-def test_rows_that_are_refused_harm_no_other_run(store: Runtime, run: str, value: ValueRow) -> None:
-    node_id = store.executions(run)[0].node_id
-    good = new_run(store)
-    bad = entry(run, 1, (1, 2), claim=True, rows={"added": [node_row("new", node_id)], "values": [value]})
-    results: list[CommitResult] = write(
-        store, lambda connection: commit(connection, [bad, entry(good, 1, (1, 2), claim=True)])
-    )
-    assert [result.outcome for result in results] == [CommitOutcome.FAILED, CommitOutcome.DONE]
-    assert results[0].error is not None
-    assert (row(store, run)["epoch"], row(store, good)["epoch"]) == (0, 1)
-    assert len(store.executions(run)) == 2
+def test_only_the_range_that_follows_is_taken(connection: sqlite3.Connection, change: dict[str, Any]) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 start")
+    ledger.commit(game.state)
+    game.play("A0 x=1")
+    before = everything(connection)
+    assert [result.outcome for result in write(connection, [replace(ledger.cut(game.state), **change)])] == [FENCED]
+    assert everything(connection) == before
 
 
-def test_an_ended_execution_never_changes(store: Runtime, run: str) -> None:
-    first = store.executions(run)[0]
-    ended = node_row(first.node_exec_id, first.node_id, status="COMPLETED", ended_at=NOW)
-    again = node_row(first.node_exec_id, first.node_id, status="RUNNING")
-    assert outcomes(
-        store,
-        entry(run, 1, (1, 2), claim=True, rows={"changed": [ended]}),
-        entry(run, 1, (2, 3), rows={"changed": [again]}),
-    ) == [CommitOutcome.DONE, CommitOutcome.FAILED]
-    assert store.call(store.db.read(lambda connection: committed_seq(connection, run))) == (1, 2)
+def test_a_commit_that_is_repeated_changes_nothing(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 x=1")
+    entry = ledger.cut(game.state)
+    assert [result.outcome for result in write(connection, [entry, entry])] == [DONE, FENCED]
+    before = everything(connection)
+    assert [result.outcome for result in write(connection, [entry])] == [FENCED]
+    assert everything(connection) == before
 
 
-def test_an_abandoned_run_says_what_is_not_known(store: Runtime, run: str) -> None:
-    first, second = store.executions(run)
-    started = node_row(first.node_exec_id, first.node_id, status="RUNNING", attempt=1)
-    outcomes(store, entry(run, 1, (1, 2), claim=True, rows={"changed": [started]}))
-    assert not write(store, lambda c: abandon_run(c, run, epoch=1, seq=1, code="c", message="m", ended_at=NOW))
-    assert write(store, lambda c: abandon_run(c, run, epoch=1, seq=2, code="c", message="m", ended_at=NOW))
-    ended = store.run(run)
-    assert ended.error is not None
-    assert (ended.status, ended.error.code, ended.seq) == ("FAILED", "c", 3)
-    assert (ended.stats.failed, ended.stats.canceled, ended.stats.unhandled) == (1, 1, 1)
-    executions = {execution.node_exec_id: execution for execution in store.executions(run)}
-    assert executions[second.node_exec_id].status == "CANCELED"
-    unknown = executions[first.node_exec_id]
-    assert unknown.error is not None
-    assert (unknown.status, unknown.error.code) == ("FAILED", "outcome_unknown")
+def test_takeovers_without_progress_are_counted(connection: sqlite3.Connection) -> None:
+    _, ledger = begin(connection)
+    for expected in (0, 1, 2):
+        game = take_up(ledger)
+        game.play("A0 start")
+        game.state.seq += 1
+        assert write(connection, [ledger.cut(game.state, progress=False)])[0].outcome is DONE
+        assert rows(connection, "AgentGraphExecution")[0]["takeovers"] == expected
+    game.play("A0 x=1")
+    assert ledger.commit(game.state).outcome is DONE
+    assert rows(connection, "AgentGraphExecution")[0]["takeovers"] == 0
 
 
-def test_the_queue_is_read_by_priority_and_in_part(store: Runtime) -> None:
-    runs = [new_run(store) for _ in range(6)]
+# --- one transaction for many runs ------------------------------------------------------------------------------------
 
-    def prepare(connection: sqlite3.Connection) -> None:
-        update = 'UPDATE "AgentGraphExecution" SET "status" = ?, "priority" = ?, "workerId" = ? WHERE "id" = ?'
-        connection.execute(update, ("RUNNING", 0, "w", runs[5]))
-        connection.execute(update, ("WAITING", 9, None, runs[0]))
-        connection.execute(update, ("QUEUED", 1, None, runs[4]))
 
-    write(store, prepare)
-    found = store.call(store.db.read(lambda connection: waiting_runs(connection, limit=3)))
-    assert found == [
-        WaitingRun(runs[5], 0, "w"),
-        WaitingRun(runs[4], 1, None),
-        WaitingRun(runs[1], 0, None),
-        WaitingRun(runs[2], 0, None),
+def test_rows_of_one_run_that_are_refused_harm_no_other(connection: sqlite3.Connection) -> None:
+    games = [begin(connection, f"run{number}") for number in range(4)]
+    for game, _ in games:
+        game.play("A0 x=1 end")
+    entries = [ledger.cut(game.state) for game, ledger in games]
+    # A node that does not exist, and a commit of another owner's time.
+    entries[1].changes.added[0] = replace(entries[1].changes.added[0], node_id="no such node")
+    entries[2] = replace(entries[2], from_seq=7)
+    results = write(connection, entries)
+    assert [result.outcome for result in results] == [DONE, FAILED, FENCED, DONE]
+    assert isinstance(results[1].error, sqlite3.IntegrityError)
+    assert [committed_seq(connection, f"run{number}") for number in range(4)] == [(1, 4), (0, 1), (0, 1), (1, 4)]
+    by_run = {
+        row["agentGraphExecutionId"] for row in rows(connection, "AgentNodeExecution") if row["agentNodeId"] == "B"
+    }
+    assert by_run == {"run0", "run3"}
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        ValueRow("e", "output", 0, "x", "half \ud800"),
+        ValueRow("e", "output", 2**70, "x", "1"),
+        ValueRow("e", "output", 0, "x", None, value_hash="no such value"),
+        ValueRow("no such execution", "output", 0, "x", "1"),
+    ],
+    ids=["half a character", "a number too large", "a dangling value", "a dangling execution"],
+)
+def test_whatever_sqlite_refuses_concerns_one_run(connection: sqlite3.Connection, poison: ValueRow) -> None:
+    games = [begin(connection, f"run{number}") for number in range(2)]
+    for game, _ in games:
+        game.play("A0 start")
+    entries = [ledger.cut(game.state) for game, ledger in games]
+    target = games[0][0].find("A0").id
+    entries[0].changes.values.append(replace(poison, execution_id=target) if poison.execution_id == "e" else poison)
+    assert [result.outcome for result in write(connection, entries)] == [FAILED, DONE]
+    assert committed_seq(connection, "run0") == (0, 1)
+
+
+def test_what_concerns_the_whole_database_is_raised(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 start")
+    entry = ledger.cut(game.state)
+    before = everything(connection)
+    connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError):
+        commit(connection, [entry])
+    connection.execute("PRAGMA query_only = OFF")
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    assert everything(connection) == before
+    assert write(connection, [entry])[0].outcome is DONE
+
+
+def test_a_transaction_that_is_rolled_back_leaves_nothing(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 x=1 y=2 end")
+    before = everything(connection)
+    connection.execute("BEGIN IMMEDIATE")
+    assert commit(connection, [ledger.cut(game.state)])[0].outcome is DONE
+    connection.execute("ROLLBACK")
+    assert everything(connection) == before
+
+
+# --- rows that have ended ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_ended_never_changes(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 end")
+    assert ledger.commit(game.state).outcome is DONE
+    (run,) = rows(connection, "AgentGraphExecution")
+    assert (run["status"], run["workerId"], run["endedAt"]) == ("COMPLETED", None, db_time(game.state.ended_at))
+    before = everything(connection)
+    game.state.seq += 1
+    assert ledger.commit(game.state).outcome is FENCED
+    assert not abandon_run(connection, "run", epoch=1, seq=run["seq"], code="x", message="x", ended_at="2026")
+    assert everything(connection) == before
+    assert load_run(connection, "run") is None
+    assert run_key(connection, "run") is None
+
+
+def test_a_node_execution_that_has_ended_never_changes(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 x=1 end")
+    ledger.commit(game.state)
+    before = everything(connection)
+    game.play("B0 start")
+    entry = ledger.cut(game.state)
+    ended = next(row for row in _execution_rows(before) if row.node_id == "A")
+    entry.changes.changed.append(replace(ended, status="RUNNING", ended_at=None))
+    assert write(connection, [entry])[0].outcome is FAILED
+    assert everything(connection) == before
+
+
+def _execution_rows(tables: dict[str, list[dict[str, Any]]]) -> list[NodeExecutionRow]:
+    return [
+        NodeExecutionRow(
+            row["id"], row["agentNodeId"], row["status"], row["ordinal"], row["attempt"], row["seq"], row["addedSeq"], row["queuedSeq"],
+            row["startedSeq"], row["endedSeq"], row["errorCode"], row["error"], bool(row["mixedOrigin"]), row["origins"], row["addedAt"],
+            row["queuedAt"], row["startedAt"], row["endedAt"],
+        )
+        for row in tables["AgentNodeExecution"]
+    ]  # fmt: skip
+
+
+def test_an_execution_of_another_run_cannot_be_changed(connection: sqlite3.Connection) -> None:
+    (mine, ledger), (theirs, _) = begin(connection, "run1"), begin(connection, "run2")
+    mine.play("A0 start")
+    entry = ledger.cut(mine.state)
+    entry.changes.changed[0] = replace(entry.changes.changed[0], id=theirs.find("A0").id)
+    assert write(connection, [entry])[0].outcome is FAILED
+
+
+def test_an_output_is_released_once(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 x=1")
+    ledger.commit(game.state)
+    game.play("A0 x=2")
+    entry = ledger.cut(game.state)
+    entry.changes.released.append((99, game.find("A0").id, 0))
+    assert write(connection, [entry])[0].outcome is FAILED
+
+
+# --- what is written ---------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_stored_once_however_many_links_it_takes(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    small, large = '"s"', '"' + "l" * INLINE_BYTES + '"'
+    game.play(f"A0 x={small} x={large} y={large} end")
+    ledger.commit(game.state)
+    values = rows(connection, "AgentNodeExecutionInputOutput")
+    outputs = [(row["name"], row["data"], row["valueHash"] is not None) for row in values if row["role"] == "output"]
+    assert outputs == [("x", small, False), ("x", None, True), ("y", None, True)]
+    assert [(row["data"], row["valueHash"], row["sourceOrdinal"]) for row in values if row["role"] == "input"] == [
+        (None, None, 0),
+        (None, None, 1),
+        (None, None, 2),
     ]
+    assert [row["data"] for row in rows(connection, "AgentValue")] == [large]
+    # Another run with the same value shares it.
+    other, other_ledger = begin(connection, "run2")
+    other.play(f"A0 x={large}")
+    assert other_ledger.commit(other.state).outcome is DONE
+    assert len(rows(connection, "AgentValue")) == 1
+
+
+def test_each_change_carries_the_seq_at_which_it_came(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 x=1 y=2 end\nB0 start")
+    ledger.commit(game.state)
+    found = {row["agentNodeId"]: row for row in rows(connection, "AgentNodeExecution")}
+    names = ("addedSeq", "queuedSeq", "startedSeq", "endedSeq", "seq")
+    assert {node: tuple(row[name] for name in names) for node, row in found.items()} == {
+        "A": (1, 1, 2, 5, 5),
+        "B": (3, 3, 6, None, 6),
+        "C": (4, None, None, None, 4),
+    }
+    outputs = [row for row in rows(connection, "AgentNodeExecutionInputOutput") if row["role"] == "output"]
+    assert [(row["name"], row["seq"], row["releasedSeq"]) for row in outputs] == [("x", 3, 3), ("y", 4, 4)]
+
+
+def test_writing_bit_by_bit_or_all_at_once_comes_to_the_same(tmp_path: Path) -> None:
+    script = "A0 x=1 x=2 y=3 end\nB1 x=20 end\nB0 x=10 end\nC0 fail:boom"
+    found: list[Any] = []
+    for name, at_once in (("one.db", True), ("two.db", False)):
+        with closing(open_file(tmp_path / name)) as connection:
+            store_graph(connection, GRAPH)
+            game, ledger = begin(connection)
+            for line in script.splitlines():
+                execution, *steps = line.split()
+                for step in steps:
+                    game.play(f"{execution} {step}")
+                    assert at_once or ledger.commit(game.state).outcome is DONE
+            if at_once:
+                assert ledger.commit(game.state).outcome is DONE
+            assert game.state.status is RunStatus.FAILED
+            found.append(everything(connection))
+    assert found[0] == found[1]
+
+
+def test_an_idempotency_key_belongs_to_one_run_of_a_graph(connection: sqlite3.Connection) -> None:
+    def run(run_id: str) -> None:
+        state = plan_start(GRAPH, run_id, {}, new_id=numbered_ids(run_id), limits=LIMITS, at=EPOCH)
+        insert_run(
+            connection, new_run(state, {}, created_at=EPOCH, inline_value_bytes=INLINE_BYTES, idempotency_key="once")
+        )
+
+    run("run1")
+    before = everything(connection)
+    connection.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.IntegrityError):
+        run("run2")
+    connection.execute("ROLLBACK")
+    assert everything(connection) == before
+
+
+# --- who has something to do -------------------------------------------------------------------------------------------
+
+
+def test_runs_that_have_something_to_do(connection: sqlite3.Connection) -> None:
+    for number, priority in ((1, 0), (2, 5), (3, 0)):
+        state: RunState = plan_start(
+            GRAPH, f"run{number}", {}, new_id=numbered_ids(f"{number}"), limits=LIMITS, at=EPOCH
+        )
+        insert_run(connection, new_run(state, {}, created_at=EPOCH, inline_value_bytes=INLINE_BYTES, priority=priority))
+    assert [run.id for run in waiting_runs(connection, limit=2)] == ["run2", "run1"]
+    game, ledger = begin(connection, "run4")
+    game.play("A0 start")
+    ledger.commit(game.state)
+    ended, ended_ledger = begin(connection, "run5")
+    ended.play("A0 end")
+    ended_ledger.commit(ended.state)
+    assert [(run.id, run.worker_id) for run in waiting_runs(connection, limit=10)] == [
+        ("run4", "worker-1"),
+        ("run2", None),
+        ("run1", None),
+        ("run3", None),
+    ]
+    key = run_key(connection, "run4")
+    assert key is not None
+    assert (key.graph_id, key.graph_version, key.epoch, key.seq) == ("graph", 1, 1, 2)
+
+
+def test_a_run_that_cannot_be_carried_on_is_ended_and_says_so(connection: sqlite3.Connection) -> None:
+    game, ledger = begin(connection)
+    game.play("A0 x=1 x=2 y=3 end\nB0 start")
+    ledger.commit(game.state)
+    seq = game.state.seq
+    assert not abandon_run(connection, "run", epoch=1, seq=seq - 1, code="c", message="m", ended_at="2026")
+    assert not abandon_run(connection, "run", epoch=2, seq=seq, code="c", message="m", ended_at="2026")
+    assert abandon_run(connection, "run", epoch=1, seq=seq, code="internal_error", message="why", ended_at="2026-01-02")
+    (run,) = rows(connection, "AgentGraphExecution")
+    assert (run["status"], run["errorCode"], run["errorMessage"], run["seq"], run["workerId"]) == (
+        "FAILED",
+        "internal_error",
+        "why",
+        seq + 1,
+        None,
+    )
+    found = {(row["agentNodeId"], row["ordinal"]): row for row in rows(connection, "AgentNodeExecution")}
+    assert {key: row["status"] for key, row in found.items()} == {
+        ("A", 0): "COMPLETED",
+        ("B", 0): "FAILED",
+        ("B", 1): "CANCELED",
+        ("C", None): "INCOMPLETE",
+    }
+    assert found["B", 0]["errorCode"] == "outcome_unknown"
+    assert {row["endedSeq"] for key, row in found.items() if key[0] == "B"} == {seq + 1}
+    assert '"failed":1' in run["stats"]
+    assert '"canceled":1' in run["stats"]
+
+
+def test_a_run_that_is_not_there_is_none(connection: sqlite3.Connection) -> None:
+    assert load_run(connection, "?") is None
+    assert committed_seq(connection, "?") is None
+    assert run_key(connection, "?") is None
+
+
+def test_an_empty_batch(connection: sqlite3.Connection) -> None:
+    empty: list[RunCommit] = []
+    assert commit(connection, empty) == []

@@ -91,6 +91,7 @@ class Ledger:
 
     connection: sqlite3.Connection
     topology: Topology
+    run_id: str = "run"
     epoch: int = 0
     seq: int = 0
     claimed: bool = field(default=True)
@@ -120,8 +121,8 @@ class Ledger:
         """Write what happened since the last commit."""
         return write(self.connection, [self.cut(state)])[0]
 
-    def load(self, run_id: str = "run") -> RunSnapshot:
-        snapshot = load_run(self.connection, run_id, static_pins(self.topology))
+    def load(self) -> RunSnapshot:
+        snapshot = load_run(self.connection, self.run_id, static_pins(self.topology))
         assert snapshot is not None
         return snapshot
 

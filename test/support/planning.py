@@ -235,9 +235,11 @@ class Game:
     """The executions handed out, in order, by name."""
     stopped: list[str] = field(default_factory=list[str])
     at: datetime = EPOCH
+    prefix: str = "e"
+    """What the ids of new executions begin with."""
 
     def __post_init__(self) -> None:
-        self._new_id = numbered_ids()
+        self._new_id = numbered_ids(self.prefix)
         self.carry_on_with(RunState("run", self.topology))
 
     def carry_on_with(self, state: RunState) -> None:
