@@ -153,7 +153,7 @@ class SqliteEngine(AsyncAbstractEngine):
         return await self._perform(
             lambda connection: plan.run(connection, request.values, clock),
             writes=plan.writes,
-            several=plan.statements > 1,
+            several=plan.writes or plan.statements > 1,
             tx_id=tx_id,
         )
 
@@ -169,7 +169,7 @@ class SqliteEngine(AsyncAbstractEngine):
         return await self._perform(
             lambda connection: [plan.run(connection, values, clock) for plan, values in prepared],
             writes=True,
-            several=len(prepared) > 1,
+            several=True,
             tx_id=tx_id,
         )
 
@@ -233,7 +233,8 @@ class SqliteEngine(AsyncAbstractEngine):
     ) -> T:
         """Do ``work`` on the right connection and under the right transaction.
 
-        ``several``: it is several statements. ``alone``: a single one that cannot be in a transaction (a PRAGMA, say).
+        ``several``: it is several steps, to be taken together (what a write returns is checked after it). ``alone``: a single
+        statement that cannot be in a transaction (a PRAGMA, say).
         """
         self._queries += 1
         with self._client_errors:

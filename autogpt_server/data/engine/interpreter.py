@@ -19,7 +19,15 @@ from typing import Any, Final, cast
 from autogpt_server.data.engine.errors import QueryError, UnsupportedPlanError
 from autogpt_server.data.engine.generators import Clock
 from autogpt_server.data.engine.rendering import Statement
-from autogpt_server.data.engine.rows import Processing, Row, as_list, attach_children, result_mapper, row_key
+from autogpt_server.data.engine.rows import (
+    Processing,
+    ResultTypes,
+    Row,
+    as_list,
+    attach_children,
+    result_mapper,
+    row_key,
+)
 from autogpt_server.data.engine.values import Frame, Scope, Value, prepare_value
 
 Node = Callable[[Frame, Scope], Any]
@@ -274,7 +282,8 @@ def _join(preparation: _Preparation, args: Any) -> Node:
 
 def _data_map(preparation: _Preparation, args: Any) -> Node:
     node = preparation.node(args["expr"])
-    mapper = result_mapper(args["structure"], args["enums"])
+    # What a write leaves behind is checked more strictly: it can still be undone.
+    mapper = result_mapper(args["structure"], ResultTypes(args["enums"], checks_int32=preparation.writes))
     return lambda frame, scope: mapper(node(frame, scope))
 
 

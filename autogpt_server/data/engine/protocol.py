@@ -210,6 +210,9 @@ class _Arguments:
                     written[operator] = self._filter(Field(field.name, kind, field.is_list, field.is_required), operand)
                 case "mode" | "isEmpty":
                     written[operator] = literal(operand)
+                case "contains" | "startsWith" | "endsWith" if isinstance(operand, str) and "\0" in operand:
+                    # LIKE ends its pattern there, and would find too much.
+                    raise QueryError("P2019", f"Input error. `{alias}` on `{field.name}`: SQLite cannot search for NUL")
                 case _:
                     written[operator] = self._parameters.scalar(field, operand)
         return written

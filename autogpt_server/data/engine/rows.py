@@ -7,11 +7,12 @@ A row is a dict by column name. The meaning of each operation is that of ``inter
 import datetime as dt
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, cast
 
 from autogpt_server.data.engine.errors import QueryError, UnsupportedPlanError
-from autogpt_server.data.engine.parameters import datetime_text
+from autogpt_server.data.engine.parameters import INT32, datetime_text
 from autogpt_server.data.engine.values import Frame, Scope, Value, prepare_value
 
 Row = dict[str, Any]
@@ -146,20 +147,28 @@ def _matches(row: Row, fields: Row | None) -> bool:
 Mapper = Callable[[Any], Any]
 
 
-def result_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, str]]) -> Mapper:
+@dataclass(frozen=True, slots=True)
+class ResultTypes:
+    """The enums of a plan, and whether an Int has to fit into 32 bits (sums of them need not)."""
+
+    enums: Mapping[str, Mapping[str, str]]
+    checks_int32: bool
+
+
+def result_mapper(structure: dict[str, Any], types: ResultTypes) -> Mapper:
     """Turns rows into what the client gets, as ``structure`` of a ``dataMap`` node says."""
     match structure["type"]:
         case "affectedRows":
             return lambda count: {"count": count}
         case "field":
-            return _field_mapper(structure["fieldType"], enums, "result")
+            return _field_mapper(structure["fieldType"], types, "result")
         case "object":
-            return _object_mapper(structure, enums)
+            return _object_mapper(structure, types)
         case other:
             raise UnsupportedPlanError(f"a plan's results have the unknown form {other!r}")
 
 
-def _object_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, str]]) -> Mapper:
+def _object_mapper(structure: dict[str, Any], types: ResultTypes) -> Mapper:
     skip_nulls = bool(structure["skipNulls"])
     plain: list[tuple[str, str, Mapper]] = []
     nested: list[tuple[str, str | None, Mapper]] = []
@@ -167,9 +176,9 @@ def _object_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, s
         if node["type"] == "field":
             column: str = node["dbName"]
             kind: dict[str, Any] = node["fieldType"]
-            plain.append((name, column, _field_mapper(kind, enums, column)))
+            plain.append((name, column, _field_mapper(kind, types, column)))
         else:
-            nested.append((name, node["serializedName"], result_mapper(node, enums)))
+            nested.append((name, node["serializedName"], result_mapper(node, types)))
 
     def map_row(row: Row) -> Row:
         mapped: Row = {}
@@ -189,13 +198,13 @@ def _object_mapper(structure: dict[str, Any], enums: Mapping[str, Mapping[str, s
     return map_rows
 
 
-def _field_mapper(kind: dict[str, Any], enums: Mapping[str, Mapping[str, str]], column: str) -> Mapper:
+def _field_mapper(kind: dict[str, Any], types: ResultTypes, column: str) -> Mapper:
     if kind["arity"] == "list":
         raise UnsupportedPlanError(f"column {column!r} is a list, which SQLite does not have")
     if kind["type"] == "enum":
-        values = enums.get(kind["name"], {})
+        values = types.enums.get(kind["name"], {})
         return lambda value: _enum_value(values, kind["name"], value)
-    mapper = _FIELD_MAPPERS.get(kind["type"])
+    mapper = _int32 if kind["type"] == "int" and types.checks_int32 else _FIELD_MAPPERS.get(kind["type"])
     if mapper is None:
         raise UnsupportedPlanError(f"column {column!r} has the unknown type {kind['type']!r}")
 
@@ -228,11 +237,19 @@ def _string(value: Any) -> str:
 
 
 def _integer(value: Any) -> int:
+    """SQLite makes a REAL of an integer that outgrows 64 bits; beyond 2**53 its last digits are lost."""
     if isinstance(value, int):
         return value
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     raise TypeError("it is no integer")
+
+
+def _int32(value: Any) -> int:
+    number = _integer(value)
+    if number not in INT32:
+        raise ValueError(f"{number} does not fit into 32 bits")
+    return number
 
 
 def _number(value: Any) -> float:

@@ -119,12 +119,17 @@ async def test_empty_conditions_are_left_out(people: Any, where: dict[str, Any],
     assert await found(people, where) == [f"u{digit}" for digit in expected]
 
 
-async def test_like_patterns(db: Any) -> None:
-    """Prisma passes % and _ of contains, startswith and endswith through to LIKE, on every database."""
+async def test_like_patterns(db: Any, errors: Any) -> None:
+    """Prisma passes % and _ of contains, startswith and endswith through to LIKE, which SQLite does regardless of ASCII case."""
     for index, email in enumerate(["a%b", "axb", "a_b"]):
         await db.user.create(data={"id": f"u{index}", "email": email})
     assert await found(db, {"email": {"contains": "a_b"}}) == ["u0", "u1", "u2"]
+    assert await found(db, {"email": {"startswith": "A%"}}) == ["u0", "u1", "u2"]
     assert await found(db, {"email": "a_b"}) == ["u2"]
+    assert await found(db, {"email": "A_B"}) == []
+    for operator in ("contains", "startswith", "endswith"):
+        with pytest.raises(errors.InputError, match="NUL"):
+            await db.user.find_many(where={"email": {operator: "a\0b"}})
 
 
 MANY = [*(f"nobody{i} \u2028" for i in range(2000)), "u1", "u2"]

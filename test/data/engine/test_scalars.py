@@ -303,6 +303,50 @@ async def test_rows_that_do_not_fit_the_schema_are_errors(
     assert caught.value.code == "P2023"
 
 
+async def test_groups_of_every_type(db: Any, row: Any) -> None:
+    """`group_by` returns plain values: times as ISO text, decimals as text, enums by their names."""
+    for index, role in enumerate(["USER", "GUEST", "USER"]):
+        await db.scalars.create(data=row(id=str(index), role=role, bool=role == "USER", big=2**60 + index))
+    groups = await db.scalars.group_by(
+        by=["role", "bool"],
+        count=True,
+        sum={"big": True, "decimal": True, "float": True},
+        avg={"int": True, "decimal": True},
+        min={"at": True, "text": True},
+        max={"decimal": True},
+        order={"role": "asc"},
+    )
+    assert groups == [
+        {
+            "role": role,
+            "bool": flag,
+            "_count": {"_all": count},
+            "_sum": {"big": big, "decimal": str(1.25 * count), "float": 0.5 * count},
+            "_avg": {"int": 1.0, "decimal": "1.25"},
+            "_min": {"at": "2024-02-03T04:05:06.789+00:00", "text": "text"},
+            "_max": {"decimal": "1.25"},
+        }
+        for role, flag, count, big in [("GUEST", False, 1, 2**60 + 1), ("USER", True, 2, 2**61 + 2)]
+    ]
+
+
+async def test_sums_that_overflow(db: Any, row: Any, errors: Any) -> None:
+    for index in range(2):
+        await db.scalars.create(data=row(id=str(index), big=2**63 - 1))
+    with pytest.raises(errors.DataError, match="integer overflow"):
+        await db.scalars.group_by(by=["role"], sum={"big": True})
+    with pytest.raises(errors.DataError, match="Inconsistent column data"):  # SQLite makes a REAL of it
+        await db.scalars.update(where={"id": "0"}, data={"big": {"increment": 1}})
+    assert (await db.scalars.find_unique(where={"id": "0"})).big == 2**63 - 1, "the update was undone"
+    await db.scalars.update(where={"id": "0"}, data={"int": 2**31 - 1})
+    with pytest.raises(errors.DataError, match="does not fit into 32 bits"):
+        await db.scalars.update(where={"id": "0"}, data={"int": {"increment": 1}})
+    assert (await db.scalars.find_unique(where={"id": "0"})).int == 2**31 - 1
+    await db.scalars.update(where={"id": "1"}, data={"int": 2**31 - 1})
+    (group,) = await db.scalars.group_by(by=["role"], sum={"int": True})
+    assert group["_sum"]["int"] == 2**32 - 2, "sums may be larger"
+
+
 async def test_generated_values(db: Any, conformance: Conformance) -> None:
     before = dt.datetime.now(UTC) - dt.timedelta(milliseconds=1)
     made = [await db.generated.create(data={}) for _ in range(3)]

@@ -80,6 +80,10 @@ async def test_an_error_inside_can_be_survived(db: Any, errors: Any) -> None:
         assert await tx.user.count() == 0, "an operation of several statements happens whole or not at all"
         with pytest.raises(errors.UniqueViolationError):
             await tx.tag.create_many(data=[{"name": "b"}, {"name": "a"}])
+        user = await tx.user.create(data={"email": "z", "age": 2**31 - 1})
+        with pytest.raises(errors.DataError, match="does not fit into 32 bits"):
+            await tx.user.update(where={"id": user.id}, data={"age": {"increment": 1}})
+        assert (await tx.user.find_unique(where={"id": user.id})).age == 2**31 - 1
         await add(tx, "c")
     assert await names(db) == ["a", "c"]
 
