@@ -22,6 +22,10 @@ _STRICT: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d{3,}|\d{300,}")
 
 
+_STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
+_PAIRS = re.compile(rb"\[\]|\{\}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
 _SHOWN_PATH = 120  # characters
 
 
@@ -57,8 +61,7 @@ def dumps_bytes(value: Any) -> bytes:
         data = _encode(value)
     except (ValueError, TypeError, RecursionError, ValidationError) as error:
         raise _explain(value, error) from None
-    # Counting brackets bounds the depth from above without a walk through the value.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+    if _is_too_deep(data):
         problem = next(_problems(value), None)
         if problem is not None:
             raise problem
@@ -74,7 +77,7 @@ def loads(text: str | bytes) -> JsonValue:
         raise InvalidJSONValue("the text holds half a surrogate pair, which is no character") from None
     except ValueError as error:
         raise InvalidJSONValue(f"not valid JSON: {error}") from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH or _MAY_OVERFLOW.search(data):
+    if _is_too_deep(data) or _MAY_OVERFLOW.search(data):
         problem = next(_problems(value), None)
         if problem is not None:
             raise problem
@@ -88,6 +91,19 @@ def check(value: Any) -> None:
 
 def _encode(value: Any) -> bytes:
     return stdlib_json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _is_too_deep(data: bytes) -> bool:
+    """Whether this JSON text nests deeper than `MAX_DEPTH`, told without a walk through the value."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS)
+    # Each round takes away the innermost pairs.
+    for _ in range(MAX_DEPTH):
+        brackets = _PAIRS.sub(b"", brackets)
+        if not brackets:
+            return False
+    return True
 
 
 def _explain(value: Any, error: Exception) -> InvalidJSONValue:
