@@ -134,7 +134,9 @@ def make_environment() -> None:
 def install_poetry() -> None:
     create_venv(POETRY)
     packages = ["poetry", "poetry-plugin-export"]
-    run_tool("poetry", POETRY / "bin" / "pip", "install", "--constraint", "scripts/poetry.txt", *packages)
+    run_tool(
+        "poetry", POETRY / "bin" / "pip", "install", "--no-compile", "--constraint", "scripts/poetry.txt", *packages
+    )
 
 
 def install_packages(groups: str) -> None:
