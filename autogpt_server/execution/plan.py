@@ -500,9 +500,8 @@ class Planner:
             self._wait(at)
         else:
             self._move(at)
-            if state.closing is None and self._moved_s(at) > self._limits.max_duration_s:
-                limit = f"{self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S)"
-                self._over_limit(f"This run took longer than {limit}, not counting the time it waited.", at)
+            if (failure := self.overdue(at)) is not None:
+                self._close(RunStatus.FAILED, failure, at)
                 if state.active == 0:
                     self._end_run(at)
         state.stats.unhandled = len(state.unhandled)
@@ -524,10 +523,15 @@ class Planner:
         if state.status is RunStatus.WAITING:
             state.become(RunStatus.RUNNING)
 
-    def _moved_s(self, at: datetime) -> float:
-        """How long the run has been performed, not counting the time it waited."""
-        started_at = self.state.started_at
-        return 0.0 if started_at is None else (at - started_at).total_seconds() - self.state.stats.waited_s
+    def overdue(self, at: datetime) -> Failure | None:
+        """Why a run that moves has to be closed now, if it has moved for longer than it may (rule F12). Asked without an event, too."""
+        state = self.state
+        if state.closing is not None or state.started_at is None or state.status is not RunStatus.RUNNING:
+            return None
+        if (at - state.started_at).total_seconds() - state.stats.waited_s <= self._limits.max_duration_s:
+            return None
+        limit = f"{self._limits.max_duration_s:g} seconds (setting MAX_RUN_DURATION_S)"
+        return Failure("limit_exceeded", f"This run took longer than {limit}, not counting the time it waited.")
 
     def _end_run(self, at: datetime) -> None:
         state = self.state

@@ -214,9 +214,8 @@ class Worker(AppProcess):
     async def _watch_time(self) -> None:
         while True:
             await asyncio.sleep(_TIME_CHECK_S)
-            check = partial(RunOwner.check_time, now=self.now(), max_duration_s=self._limits.max_duration_s)
             for owner in list(self._owners.values()):
-                self._guard(owner, partial(check, owner))
+                self._guard(owner, partial(owner.check_time, self.now()))
 
     # --- what an owner needs (owner.Workshop) --------------------------------------------------------------------
 

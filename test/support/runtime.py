@@ -287,6 +287,15 @@ class Runtime:
         """The node executions of a run, oldest first."""
         return self.call(runs.list_node_executions(self.db, run_id, limit=5000))
 
+    def count(self, run_id: str, status: NodeStatus) -> int:
+        """How many executions of the run have this status."""
+
+        def read(connection: sqlite3.Connection) -> int:
+            sql = 'SELECT count(*) FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "status" = ?'
+            return int(connection.execute(sql, (run_id, status.value)).fetchone()[0])
+
+        return self.call(self.db.read(read))
+
     def wait_for_status(self, run_id: str, status: NodeStatus) -> None:
         """Wait until an execution of the run has this status."""
         eventually(lambda: status in self.statuses(run_id), PATIENCE_S)
