@@ -108,8 +108,9 @@ class Dispatcher:
 
     def _next_waiting(self) -> tuple[str, int] | None:
         while self._heap:
-            _, run_id = heapq.heappop(self._heap)
-            priority = self._waiting.pop(run_id, None)
-            if priority is not None:
-                return run_id, priority
+            negative, run_id = heapq.heappop(self._heap)
+            # An entry may be left over from an offer that was withdrawn, with another priority.
+            if self._waiting.get(run_id) == -negative:
+                del self._waiting[run_id]
+                return run_id, -negative
         return None

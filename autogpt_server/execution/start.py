@@ -87,11 +87,16 @@ def _by_name(nodes: list[PlannedNode], run_input: Mapping[str, Any]) -> tuple[di
         name = node.input_name or ""
         if name in run_input:
             given[node.index] = {VALUE_PIN: run_input[name]}
-        elif node.defaults.get(VALUE_PIN) is None:
+        elif not _has_default(node):
             problems.append(
                 Problem("missing_input", f"The input {name!r} has no value and no default.", node.id, name, "a value")
             )
     return given, problems
+
+
+def _has_default(node: PlannedNode) -> bool:
+    """Whether an agent input has a value of its own. Editors save the pin as null when it has none."""
+    return any(value is not None for name, value in node.defaults.items() if parse_pin(name).base == VALUE_PIN)
 
 
 def _by_pin(nodes: list[PlannedNode], run_input: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], list[Problem]]:
@@ -114,7 +119,10 @@ def _by_pin(nodes: list[PlannedNode], run_input: Mapping[str, Any]) -> tuple[dic
 
 def _pins_taking(node: PlannedNode, pin: str, value: Any) -> dict[str, Any]:
     """What the node takes of a value given for this pin, under today's names of its pins; nothing if it has no such pin."""
-    upgraded = node.block.upgrade(NodeWiring({pin: value})).defaults
+    try:
+        upgraded = node.block.upgrade(NodeWiring({pin: value})).defaults
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError):
+        upgraded = {pin: value}  # no older revision knew such a value; today's conversion says what is wrong with it
     taking: dict[str, Any] = {}
     for name, part in upgraded.items():
         try:

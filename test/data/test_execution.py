@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -184,8 +184,9 @@ def test_rows_of_one_run_that_are_refused_harm_no_other(connection: sqlite3.Conn
         ValueRow("e", "output", 2**70, "x", "1"),
         ValueRow("e", "output", 0, "x", None, value_hash="no such value"),
         ValueRow("no such execution", "output", 0, "x", "1"),
+        ValueRow("e", "output", 0, "x", cast("str", ["no text"])),  # a mistake, as it may happen
     ],
-    ids=["half a character", "a number too large", "a dangling value", "a dangling execution"],
+    ids=["half a character", "a number too large", "a dangling value", "a dangling execution", "no text"],
 )
 def test_whatever_sqlite_refuses_concerns_one_run(connection: sqlite3.Connection, poison: ValueRow) -> None:
     games = [begin(connection, f"run{number}") for number in range(2)]
@@ -370,6 +371,10 @@ def test_runs_that_have_something_to_do(connection: sqlite3.Connection) -> None:
     game, ledger = begin(connection, "run4")
     game.play("A0 start")
     ledger.commit(game.state)
+    waiting, waiting_ledger = begin(connection, "run6")
+    waiting.play("A0 start")
+    waiting.state.become(RunStatus.WAITING)
+    waiting_ledger.commit(waiting.state)
     ended, ended_ledger = begin(connection, "run5")
     ended.play("A0 end")
     ended_ledger.commit(ended.state)
@@ -411,6 +416,7 @@ def test_a_run_that_cannot_be_carried_on_is_ended_and_says_so(connection: sqlite
     assert {row["endedSeq"] for key, row in found.items() if key[0] == "B"} == {seq + 1}
     assert '"failed":1' in run["stats"]
     assert '"canceled":1' in run["stats"]
+    assert '"unhandled":1' in run["stats"]
 
 
 def test_a_run_that_is_not_there_is_none(connection: sqlite3.Connection) -> None:

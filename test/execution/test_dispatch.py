@@ -71,3 +71,15 @@ def test_a_withdrawn_run_is_given_to_nobody() -> None:
     bench = Bench("one", 1)
     dispatcher.assign([bench])
     assert bench.given == []
+
+
+def test_a_priority_that_was_withdrawn_counts_no_more() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.offer("a", 9)
+    dispatcher.withdraw("a")
+    dispatcher.offer("a", 0)
+    dispatcher.offer("b", 5)
+    bench = Bench("one", 5)
+    dispatcher.assign([bench])
+    assert bench.given == ["b", "a"]
+    assert dispatcher.waiting == 0

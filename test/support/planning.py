@@ -239,13 +239,13 @@ class Game:
     """What the ids of new executions begin with."""
 
     def __post_init__(self) -> None:
-        self._new_id = numbered_ids(self.prefix)
+        self.new_id = numbered_ids(self.prefix)
         self.carry_on_with(RunState("run", self.topology))
 
     def carry_on_with(self, state: RunState) -> None:
         """Go on with a state, as an owner does."""
         self.state = state
-        self.planner = Planner(state, new_id=self._new_id, limits=self.limits)
+        self.planner = Planner(state, new_id=self.new_id, limits=self.limits)
         self.known.update(state.live)
 
     def begin(self, run_input: Mapping[str, Any]) -> None:
