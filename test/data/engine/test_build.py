@@ -12,6 +12,8 @@ from autogpt_server.data.engine import EngineNotBuiltError, build, compiler
 from autogpt_server.data.engine.schema import parse_datamodel
 from data.engine.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(180)  # compiling takes a second of each core, and many where others keep them busy
+
 NODE_MODULES = ROOT / "node_modules"
 SCHEMA = 'datasource db {\n  provider = "sqlite"\n}\nmodel A {\n  id Int @id\n}\n'
 
