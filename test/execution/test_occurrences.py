@@ -208,16 +208,7 @@ def test_what_a_change_abandons() -> None:
 
 # -- For any wake-ups, wherever the clock jumps -------------------------------------------------------------------------------------
 
-CRONS = (
-    "* * * * *",
-    "*/7 * * * *",
-    "0 * * * *",
-    "30 2 * * *",
-    "15,45 1,2 * * *",
-    "0 0 */2 * 1",
-    "*/20 * * * * *",
-    "0 9 13 * 5",
-)
+CRONS = ("*/15 * * * *", "0 * * * *", "30 2 * * *", "15,45 1,2 * * *", "0 0 */2 * 1", "20 */20 * * * *", "0 9 13 * 5")
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
 
 
@@ -246,12 +237,13 @@ WAKE_UPS = st.lists(
         st.just(90_000.0),
     ),
     min_size=1,
-    max_size=18,
+    max_size=12,
 )
 
 
+@pytest.mark.timeout(240)
 @given(schedules(), WAKE_UPS, st.sampled_from(CatchUp), st.sampled_from(Overlap), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_each_due_time_is_decided_once_and_in_order(
     when: Timing, wake_ups: Sequence[float], catch_up: CatchUp, overlap: Overlap, data: st.DataObject
 ) -> None:
