@@ -16,16 +16,15 @@ HIDDEN = "***"
 _MIN_CHARS = 4
 """Shorter texts are left alone: what they are part of by chance would become unreadable, and they are no secrets worth the name."""
 
-_SECRET_NAME = re.compile(
-    r"(?:^|_|-)(?:api_?keys?|secret|password|passwd|token|authorization|cookie|private_key)$", re.IGNORECASE
-)
+_SECRET_NAME = re.compile(r"(?:^|_)(?:api_?keys?|private_key|secret|password|passwd|token|authorization|cookie)$")
+_WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 
 
 def input_secrets(schema: type[BlockSchema], values: Mapping[str, Any]) -> Iterator[str]:
     """The texts in a block's input that must not be shown: all of its secret pins, and those under names like `api_key`."""
     secret_pins = schema.secret_pins()
     for pin, value in values.items():
-        yield from _texts(value, is_secret=pin in secret_pins or bool(_SECRET_NAME.search(pin)))
+        yield from _texts(value, is_secret=pin in secret_pins or _is_secret_name(pin))
 
 
 def settings_secrets(settings: Settings) -> Iterator[str]:
@@ -44,6 +43,11 @@ def mask(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
+def _is_secret_name(name: str) -> bool:
+    """Whether `api_key`, `Api-Key`, `accessToken` and the like are what a secret is called."""
+    return _SECRET_NAME.search(_WORD_BORDER.sub("_", name).lower()) is not None
+
+
 def _texts(value: Any, *, is_secret: bool) -> Iterator[str]:
     match value:
         case str():
@@ -54,6 +58,6 @@ def _texts(value: Any, *, is_secret: bool) -> Iterator[str]:
                 yield from _texts(item, is_secret=is_secret)
         case dict():
             for name, item in cast("dict[str, Any]", value).items():
-                yield from _texts(item, is_secret=is_secret or bool(_SECRET_NAME.search(name)))
+                yield from _texts(item, is_secret=is_secret or _is_secret_name(name))
         case _:
             pass
