@@ -13,7 +13,6 @@ from autogpt_server.data.models import Graph, Link, Node
 from autogpt_server.data.problems import InvalidGraph, Problem
 from autogpt_server.data.upgrade import upgrade_graph
 from autogpt_server.data.validation import Findings, GraphLimits, link_ends, validate_graph
-from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
 
 KEY = "key"
@@ -56,7 +55,7 @@ def accept_graph(
     A node without a key inherits that of the node of `previous` with the same id. Raises `InvalidGraph` with every error found (node ids as
     posted), `GraphTooLarge`.
     """
-    size = len(json.dumps_bytes(posted.model_dump()))
+    size = len(posted.model_dump_json().encode())
     if size > rules.max_bytes:
         raise GraphTooLarge(
             f"The graph takes {size:,} bytes as JSON; at most {rules.max_bytes:,} are allowed (MAX_GRAPH_BYTES)."

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from autogpt_server.data.block import ERROR_PIN, Block, BlockSchema
 from autogpt_server.data.linktypes import ANYTHING, Schema
+from autogpt_server.utils import json
 
 _REF_PREFIX = "#/$defs/"
 
@@ -30,6 +31,12 @@ def output_pins(block: Block) -> PinSchemas:
     if ERROR_PIN in schemas.pins:
         return schemas
     return PinSchemas({**schemas.pins, ERROR_PIN: {"type": "string"}}, schemas.definitions)
+
+
+@cache
+def schema_text(schema: type[BlockSchema]) -> str:
+    """The JSON schema of all pins of one side of a block, as JSON."""
+    return json.dumps(schema.model_json_schema())
 
 
 @cache

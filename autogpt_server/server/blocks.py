@@ -18,10 +18,10 @@ router = APIRouter(tags=["blocks"], route_class=JsonRoute)
 _OUTPUTS = pydantic.TypeAdapter(list[dict[str, Any]])
 
 
-@router.get("/blocks", summary="List the block library")
-async def get_blocks(context: Context) -> list[BlockInfo]:
+@router.get("/blocks", summary="List the block library", response_model=list[BlockInfo])
+async def get_blocks(context: Context) -> Response:
     """Every block that a node can use, with the JSON schemas of its pins. Every block has an output pin `error`."""
-    return [BlockInfo.model_validate(block.describe()) for block in context.blocks.values()]
+    return Response(context.block_list, media_type="application/json")
 
 
 @router.post(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Protocol
 
 from fastapi import Depends
@@ -19,6 +20,7 @@ from autogpt_server.server.block_call import BlockCaller
 from autogpt_server.server.live import LiveRuns
 from autogpt_server.server.metrics import Metrics
 from autogpt_server.server.presenting import Presenter
+from autogpt_server.utils import json
 from autogpt_server.utils.settings import Settings
 
 OK = "ok"
@@ -54,7 +56,7 @@ class NoPeers:
         return {}
 
 
-@dataclass(slots=True)
+@dataclass
 class ServerContext:
     """The parts that the API is made of."""
 
@@ -79,6 +81,11 @@ class ServerContext:
             max_bytes=self.settings.max_graph_bytes,
             node_settings=NodeSettings,
         )
+
+    @cached_property
+    def block_list(self) -> bytes:
+        """The library as `GET /blocks` answers it; it does not change while the server runs."""
+        return json.dumps_bytes([block.describe() for block in self.blocks.values()])
 
 
 def get_context(connection: HTTPConnection) -> ServerContext:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Body, Header, Path, Response
 
@@ -40,6 +41,8 @@ IfMatch = Annotated[
     Header(alias="If-Match", description="Go on only if the graph's `ETag` is still one of these; else 412."),
 ]
 
+T = TypeVar("T")
+
 _LARGE_GRAPH = 200
 """Graphs with more nodes are checked in a thread."""
 
@@ -50,8 +53,8 @@ async def get_graphs(context: Context, page: Paged) -> list[GraphSummary]:
     return page.cut(await list_graphs(context.db, limit=page.fetch, before=page.start(str)), lambda graph: graph.id)
 
 
-@router.post("/graphs", summary="Store a new graph", responses=problems(413, 415, 422))
-async def post_graph(context: Context, response: Response, graph: PostedGraph) -> GraphDocument:
+@router.post("/graphs", response_model=GraphDocument, summary="Store a new graph", responses=problems(413, 415, 422))
+async def post_graph(context: Context, graph: PostedGraph) -> Response:
     """Checks the whole graph, stores it as version 1 of a new one and answers it with the ids it was given.
 
     Ids in the posted graph are local to it. Fields that the server does not know are kept. `metadata.key` names a node across versions: it is
@@ -59,25 +62,33 @@ async def post_graph(context: Context, response: Response, graph: PostedGraph) -
     """
     accepted = await _accept(context, graph)
     stored = await create_graph(context.db, accepted, context.blocks)
-    return _document(stored, accepted.warnings, response)
+    return await _document(stored, accepted.warnings)
 
 
-@router.get("/graphs/{graph_id}", summary="Read a graph's active version", responses=problems(404, 422))
-async def get_active_graph(context: Context, response: Response, graph_id: GraphIdPath) -> GraphDocument:
+@router.get(
+    "/graphs/{graph_id}",
+    response_model=GraphDocument,
+    summary="Read a graph's active version",
+    responses=problems(404, 422),
+)
+async def get_active_graph(context: Context, graph_id: GraphIdPath) -> Response:
     """The `ETag` of the answer can be given as `If-Match` to a change."""
-    return await _read(context, response, graph_id)
+    return await _read(context, graph_id)
 
 
-@router.put("/graphs/{graph_id}", summary="Store a new version of a graph", responses=problems(404, 412, 413, 415, 422))
-async def put_graph(
-    context: Context, response: Response, graph_id: GraphIdPath, graph: PostedGraph, if_match: IfMatch = None
-) -> GraphDocument:
+@router.put(
+    "/graphs/{graph_id}",
+    response_model=GraphDocument,
+    summary="Store a new version of a graph",
+    responses=problems(404, 412, 413, 415, 422),
+)
+async def put_graph(context: Context, graph_id: GraphIdPath, graph: PostedGraph, if_match: IfMatch = None) -> Response:
     """The new version is active unless the graph says `"is_active": false`. Runs go on with the version they began with."""
     state = await graph_state(context.db, graph_id)
     previous = await get_graph(context.db, graph_id, state.latest)
     accepted = await _accept(context, graph, previous.graph)
     stored = await add_version(context.db, graph_id, accepted, context.blocks, if_match=_tags(if_match))
-    return _document(stored, accepted.warnings, response)
+    return await _document(stored, accepted.warnings)
 
 
 @router.delete(
@@ -103,45 +114,58 @@ async def get_versions(context: Context, page: Paged, graph_id: GraphIdPath) -> 
 
 
 @router.put(
-    "/graphs/{graph_id}/versions/active", summary="Choose the active version", responses=problems(404, 412, 415, 422)
+    "/graphs/{graph_id}/versions/active",
+    response_model=GraphDocument,
+    summary="Choose the active version",
+    responses=problems(404, 412, 415, 422),
 )
 async def put_active_version(
-    context: Context, response: Response, graph_id: GraphIdPath, active: ActiveVersion, if_match: IfMatch = None
-) -> GraphDocument:
+    context: Context, graph_id: GraphIdPath, active: ActiveVersion, if_match: IfMatch = None
+) -> Response:
     """New runs, and schedules that follow the active version, use it from now on. Answers that version."""
     await set_active_version(context.db, graph_id, active.active_graph_version, if_match=_tags(if_match))
     await context.hints.schedules_changed()
-    return await _read(context, response, graph_id, active.active_graph_version)
+    return await _read(context, graph_id, active.active_graph_version)
 
 
 @router.get(
-    "/graphs/{graph_id}/versions/{version:int}", summary="Read a version of a graph", responses=problems(404, 422)
+    "/graphs/{graph_id}/versions/{version:int}",
+    response_model=GraphDocument,
+    summary="Read a version of a graph",
+    responses=problems(404, 422),
 )
-async def get_version(
-    context: Context, response: Response, graph_id: GraphIdPath, version: VersionPath
-) -> GraphDocument:
+async def get_version(context: Context, graph_id: GraphIdPath, version: VersionPath) -> Response:
     """A version never changes; only whether it is the active one."""
-    return await _read(context, response, graph_id, version)
+    return await _read(context, graph_id, version)
 
 
 async def _accept(context: ServerContext, graph: Graph, previous: Graph | None = None) -> AcceptedGraph:
-    def accept() -> AcceptedGraph:
-        return accept_graph(graph, context.rules, new_id=new_id, previous=previous)
-
-    return await asyncio.to_thread(accept) if len(graph.nodes) > _LARGE_GRAPH else accept()
+    return await _maybe_in_thread(graph, lambda: accept_graph(graph, context.rules, new_id=new_id, previous=previous))
 
 
-async def _read(context: ServerContext, response: Response, graph_id: str, version: int | None = None) -> GraphDocument:
+async def _read(context: ServerContext, graph_id: str, version: int | None = None) -> Response:
     stored = await get_graph(context.db, graph_id, version)
-    warnings = await asyncio.to_thread(check_stored, stored.graph, context.rules)
-    return _document(stored, warnings, response)
+    graph = stored.graph
+    warnings = await _maybe_in_thread(graph, lambda: check_stored(graph, context.rules))
+    return await _document(stored, warnings)
 
 
-def _document(stored: StoredGraph, warnings: list[Problem], response: Response) -> GraphDocument:
-    response.headers["ETag"] = stored.state.etag
-    fields: dict[str, Any] = stored.graph.model_dump()
-    fields |= {"created_at": stored.created_at, "warnings": [ProblemEntry.of(warning) for warning in warnings]}
-    return GraphDocument.model_validate(fields)
+async def _document(stored: StoredGraph, warnings: list[Problem]) -> Response:
+    graph = stored.graph
+    # It was checked when it was stored: it is written, not validated again.
+    document = GraphDocument.model_construct(
+        **{name: getattr(graph, name) for name in Graph.model_fields},
+        created_at=stored.created_at,
+        warnings=[ProblemEntry.of(warning) for warning in warnings],
+    )
+    document.__pydantic_extra__ = graph.unknown_fields
+    content = await _maybe_in_thread(graph, document.model_dump_json)
+    return Response(content, media_type="application/json", headers={"ETag": stored.state.etag})
+
+
+async def _maybe_in_thread(graph: Graph, work: Callable[[], T]) -> T:
+    """Do what takes as long as the graph is large, without holding up other requests."""
+    return await asyncio.to_thread(work) if len(graph.nodes) > _LARGE_GRAPH else work()
 
 
 def _tags(if_match: str | None) -> frozenset[str] | None:
