@@ -107,14 +107,15 @@ class _EngineClient:
         self._plans_dir = plans_dir
         self._builder = RequestBuilder(_datamodel(self._packaged_schema_path))
         self._package = type(self).__module__.rpartition(".")[0]
+        self._errors: Any = self._module("errors")
+        self._client_errors = ClientErrors(self._errors)
 
     async def connect(self, timeout: object = None) -> None:  # noqa: ARG002, ASYNC109 - opening a file takes no time
         """Open the database."""
         if self._internal_engine is not None:
             raise self._module("engine.errors").AlreadyConnectedError("Already connected to the query engine")
-        datamodel = _datamodel(self._packaged_schema_path)
-        plans = plans_of(datamodel, plans_dir=self._plans_dir)
-        engine = SqliteEngine(datamodel, self._options, errors=self._errors, plans=plans)
+        plans = plans_of(_datamodel(self._packaged_schema_path), plans_dir=self._plans_dir)
+        engine = SqliteEngine(self._options, plans=plans, errors=self._errors)
         await engine.connect()
         self._internal_engine = engine
 
@@ -132,7 +133,7 @@ class _EngineClient:
             run = engine.execute_raw if method == "execute_raw" else engine.query_raw
             return _response(await run(arguments["query"], arguments["parameters"], tx_id=tx_id))
         model = self._checked(model)
-        with ClientErrors(self._errors):
+        with self._client_errors:
             if method == "create_many":
                 requests = self._builder.rows(arguments, model)
                 counts = await engine.execute_all(requests, tx_id=tx_id)
@@ -159,7 +160,7 @@ class _EngineClient:
                 items.append(engine.raw_batch_item(arguments["query"], arguments["parameters"]))
                 continue
             model = self._checked(query.get("model"))
-            with ClientErrors(self._errors):
+            with self._client_errors:
                 if method == "create_many":
                     items += [await engine.batch_item(request) for request in self._builder.rows(arguments, model)]
                 else:
@@ -184,10 +185,6 @@ class _EngineClient:
         if model is None or not hasattr(model, "__prisma_model__"):
             raise self._errors.InvalidModelError(model)
         return model
-
-    @property
-    def _errors(self) -> Any:
-        return self._module("errors")
 
     def _module(self, name: str) -> ModuleType:
         """A module of the generated package."""

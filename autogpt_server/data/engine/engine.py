@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, overload
@@ -25,7 +24,6 @@ from autogpt_server.data.engine.interpreter import Plan
 from autogpt_server.data.engine.plans import LruCache, PlanCache
 from autogpt_server.data.engine.protocol import Request
 from autogpt_server.data.engine.raw import RawStatement, raw_parameters
-from autogpt_server.data.engine.schema import DataModel
 from autogpt_server.data.engine.sqlite import (
     ConnectionOptions,
     DatabaseThread,
@@ -50,25 +48,16 @@ class SqliteEngine(AsyncAbstractEngine):
     Use it from one event loop. Everything but `connect` raises `EngineClosedError` unless it is connected.
     """
 
-    def __init__(
-        self,
-        datamodel: DataModel,
-        options: ConnectionOptions,
-        *,
-        errors: ErrorClasses,
-        plans: PlanCache,
-    ) -> None:
-        """``errors``: the ``errors`` module of the client's package."""
+    def __init__(self, options: ConnectionOptions, *, plans: PlanCache, errors: ErrorClasses) -> None:
+        """``plans``: those of the client's schema. ``errors``: the ``errors`` module of its package."""
         self.options = options
-        self._client_errors = ClientErrors(errors)
-        self.datamodel = datamodel
         self.plans = plans
+        self._client_errors = ClientErrors(errors)
         self._raw: LruCache[str, RawStatement] = LruCache(_MAX_RAW_STATEMENTS)
         self._reader: DatabaseThread | None = None
         self._writer: DatabaseThread | None = None
         self._transactions: Transactions | None = None
         self._queries = 0
-        self._started_s = time.monotonic()
 
     # --- life -----------------------------------------------------------------------------------------------------
 

@@ -111,10 +111,8 @@ def _set_wal(connection: sqlite3.Connection) -> None:
 
 def is_busy(error: BaseException) -> bool:
     """Whether another connection held a lock."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    )
+    code: int = getattr(error, "sqlite_errorcode", 0)  # what Python itself raises has none
+    return isinstance(error, sqlite3.OperationalError) and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _patiently(function: Callable[[], T], deadline: float) -> T:

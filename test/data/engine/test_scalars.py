@@ -303,6 +303,17 @@ async def test_rows_that_do_not_fit_the_schema_are_errors(
     assert caught.value.code == "P2023"
 
 
+async def test_text_that_is_no_utf8(db: Any, row: Any, sql: Sql, errors: Any) -> None:
+    await db.scalars.create(data=row())
+    sql("UPDATE Scalars SET text = CAST(x'ff' AS TEXT)")
+    with pytest.raises(errors.DataError, match="UTF-8"):
+        await db.scalars.find_first()
+    with pytest.raises(errors.RawQueryError, match="UTF-8"):
+        await db.query_raw("SELECT text FROM Scalars")
+    with pytest.raises(errors.DataError, match="surrogates not allowed"):
+        await db.scalars.update(where={"id": "a"}, data={"text": "half a pair \ud800"})
+
+
 async def test_groups_of_every_type(db: Any, row: Any) -> None:
     """`group_by` returns plain values: times as ISO text, decimals as text, enums by their names."""
     for index, role in enumerate(["USER", "GUEST", "USER"]):
