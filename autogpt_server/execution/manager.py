@@ -94,6 +94,7 @@ class ExecutionManager(ManagerInterface, AppService):
             drain_limit_s=self.settings.drain_limit_s,
             policy=WORKER_RESTARTS,
         )
+        await asyncio.to_thread(self._tidy_up)
         async with await Database.open(self.settings) as db:
             supervisor.start()
             if not await asyncio.to_thread(supervisor.wait_ready, self.settings.start_limit_s):
@@ -192,6 +193,7 @@ class ExecutionManager(ManagerInterface, AppService):
             self._waiters.pop(worker_id, None)
             self._last.pop(worker_id, None)
             lost = self._dispatcher.worker_died(worker_id)
+            Instance(self.settings).worker_lock(worker_id).discard()
             if not self._is_draining:
                 log.warning("worker ended", worker=event.name, runs=len(lost), why=event.detail)
             self._sweep_now.set()
@@ -252,6 +254,12 @@ class ExecutionManager(ManagerInterface, AppService):
         for name, solo in self._solos.items():
             if solo.is_given and self._workers.get(name) == worker_id and self._dispatcher.is_idle(worker_id):
                 self._supervisor.remove(name)
+
+    def _tidy_up(self) -> None:
+        """Remove the lock files of workers that are no more. A run that names one of them is free all the same."""
+        instance = Instance(self.settings)
+        for path in (instance.folder / "workers").glob("*.lock"):
+            instance.worker_lock(path.stem).discard()
 
     def _is_gone(self, worker_id: str) -> bool:
         """Whether a worker that is not ours any more can do nothing. One that holds on beyond its grace (stopped, stuck) is killed."""

@@ -279,6 +279,7 @@ def test_a_stop_lets_short_blocks_end_and_loses_nothing(tmp_path: Path, world: W
         server.wait_until_fired("worker.drain.begun")
         world.let_go()
         assert server.wait_until_stopped() == 0
+        assert not list((server.settings.state_dir / "workers").iterdir())
         assert server.statuses(run) == [NodeStatus.COMPLETED, NodeStatus.QUEUED]
         assert world.counts["next"] == 0
         server.start()
