@@ -39,15 +39,8 @@ async def read_changes(db: Database, run_id: str, after: int, *, limit: int) -> 
 
     One event may change several executions; they share its seq and stay together.
     """
-    while True:
-        found = await changes_since(db, run_id, after, limit=limit)
-        if len({node.node_exec_id for node in found.nodes}) < limit:
-            return Changes(found.run, found.nodes, found.run.seq)
-        last = found.nodes[-1].seq
-        whole = [node for node in found.nodes if node.seq < last]
-        if whole:
-            return Changes(found.run, whole, whole[-1].seq)
-        limit *= 2
+    found = await changes_since(db, run_id, after, limit=limit)
+    return Changes(found.run, found.nodes, found.seq)
 
 
 async def run_seqs(db: Database, run_ids: Collection[str]) -> dict[str, int]:

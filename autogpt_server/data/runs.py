@@ -192,32 +192,55 @@ class RunChangesSince:
 
     run: Run
     nodes: Sequence[NodeExecution]
+    seq: int
+    """All that happened up to here is told, and nothing of what came after; the run itself may be further."""
 
 
 async def changes_since(db: Database, run_id: str, seq: int, *, limit: int = 5000) -> RunChangesSince:
     """Everything committed after `seq`, for the stream of events; `RunNotFound`.
 
     An execution that changed several times since appears once for each status it went through, with the `seq` at which it did, so that a reader
-    that comes late misses nothing. At most `limit` executions are read; the rest follows from the last `seq` seen.
+    that comes late misses nothing. About `limit` changes are read; the rest follows from the answer's `seq`. What one event changed stays together.
     """
 
     def read(connection: sqlite3.Connection) -> RunChangesSince:
         found = connection.execute(f'{_SELECT_RUN} WHERE "id" = ?', (run_id,)).fetchone()
         if found is None:
             raise RunNotFound(f"There is no run {run_id}.")
+        run = _run_of_columns(found)
+        upto = _end_of_page(connection, run_id, seq, limit) or run.seq
         rows = connection.execute(
-            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND e."seq" > ? ORDER BY e."seq", e."id" LIMIT ?',
-            (run_id, seq, limit),
+            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ?1 AND e."seq" > ?2 AND (e."seq" <= ?3 OR e."addedSeq" BETWEEN ?2 + 1 AND ?3 '
+            'OR e."queuedSeq" BETWEEN ?2 + 1 AND ?3 OR e."startedSeq" BETWEEN ?2 + 1 AND ?3) ORDER BY e."seq", e."id"',
+            (run_id, seq, upto),
         ).fetchall()
         milestones = {row[2]: row[_MILESTONES] for row in rows}
         nodes = [
             state
             for execution in _assemble(connection, rows, full=False)
             for state in _states_since(execution, milestones[execution.node_exec_id], seq)
+            if state.seq <= upto
         ]
-        return RunChangesSince(_run_of_columns(found), sorted(nodes, key=lambda node: node.seq))
+        return RunChangesSince(run, sorted(nodes, key=lambda node: node.seq), upto)
 
     return await db.read(read)
+
+
+def _end_of_page(connection: sqlite3.Connection, run_id: str, seq: int, limit: int) -> int | None:
+    """The seq at which a page of about `limit` changes after `seq` ends, or None if there are fewer."""
+    changes = (
+        'SELECT "at" FROM (SELECT "addedSeq" AS "at" FROM "moved" UNION ALL SELECT "queuedSeq" FROM "moved" UNION ALL SELECT "startedSeq" FROM "moved" '
+        'UNION ALL SELECT "seq" FROM "moved") WHERE "at" > ?2 ORDER BY "at" LIMIT 1'
+    )
+    moved = (
+        'WITH "moved" AS (SELECT "addedSeq", "queuedSeq", "startedSeq", "seq" FROM "AgentNodeExecution" '
+        'WHERE "agentGraphExecutionId" = ?1 AND "seq" > ?2) '
+    )
+    beyond = connection.execute(f"{moved}{changes} OFFSET ?3", (run_id, seq, limit)).fetchone()
+    if beyond is None:
+        return None
+    (first,) = connection.execute(f"{moved}{changes}", (run_id, seq)).fetchone()
+    return max(int(first), int(beyond[0]) - 1)
 
 
 async def run_outputs(
