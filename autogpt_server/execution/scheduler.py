@@ -42,7 +42,13 @@ class ExecutionScheduler(SchedulerInterface, AppService):
         """Fire schedules until drained."""
         self._manager = get_service_client(ManagerInterface, self.settings)
         async with await Database.open(self.settings) as db:
-            ticker = Ticker(db, Topologies(db, get_blocks()), self._clock, self.settings, on_commit=self._tell_manager)
+            ticker = Ticker(
+                db,
+                Topologies(db, get_blocks(self.settings.block_modules)),
+                self._clock,
+                self.settings,
+                on_commit=self._tell_manager,
+            )
             self._timer = timer = Timer()
             timer.start()
             await context.ready()

@@ -36,7 +36,7 @@ class AgentServer(LiveInterface, AppService):
         peers = ServicePeers(settings)
         async with await Database.open(settings) as db:
             self._live = live = LiveRuns(db)
-            server_context = ServerContext(settings, db, get_blocks(), live, peers)
+            server_context = ServerContext(settings, db, get_blocks(settings.block_modules), live, peers)
             listener = listen(
                 settings.agent_server_host,
                 settings.agent_server_port,
