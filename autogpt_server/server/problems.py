@@ -169,6 +169,11 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
+def foreign_errors() -> frozenset[type[AutoGPTServerError]]:
+    """The errors of other packages that clients may see."""
+    return frozenset(_STATUS)
+
+
 def status_of(error: AutoGPTServerError) -> int | None:
     """The HTTP status of an error, or None if it is not the client's doing."""
     if isinstance(error, RequestError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from autogpt_server.data.db import Database
+from autogpt_server.server import problems
 from server.api import Api
 from server.sample_blocks import named_graph
 
@@ -104,3 +106,13 @@ async def test_the_description_of_the_api_names_every_path(api: Api) -> None:
             assert operation["summary"], f"{method} {path}"
             assert operation["tags"], f"{method} {path}"
             assert "HTTPValidationError" not in str(operation), f"{method} {path}"
+
+
+async def test_the_documentation_names_every_path_and_code(api: Api) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    described = (await api.client.get("/openapi.json")).json()
+    for path, methods in described["paths"].items():
+        for method in methods:
+            assert f"{method.upper()} {path}`" in text, f"docs/api.md lacks {method.upper()} {path}"
+    for error in (*problems.RequestError.__subclasses__(), *problems.foreign_errors()):
+        assert f"`{error.code}`" in text, f"docs/api.md lacks the code {error.code}"
