@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Protocol
 
 from autogpt_server.data.block import Effects
-from autogpt_server.data.execution import MAX_TAKEOVERS, CommitOutcome, CommitResult, RunCommit, RunSnapshot
+from autogpt_server.data.execution import MAX_TAKEOVERS, CommitOutcome, CommitResult, RunCommit
+from autogpt_server.data.snapshot import RunSnapshot
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.attempts import Attempt, RunIds
 from autogpt_server.execution.failures import traceback_text

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from autogpt_server.data.block import ERROR_PIN
 from autogpt_server.data.db import from_db_time
-from autogpt_server.data.execution import RunSnapshot, StaticPin, StoredExecution, StoredInput
 from autogpt_server.data.models import RunStats
 from autogpt_server.data.pins import merge_slots, parse_parts, pick
+from autogpt_server.data.snapshot import RunSnapshot, StaticPin, StoredExecution, StoredInput
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.state import Execution, Failure, Origins, Output, RunState, Token
 from autogpt_server.execution.topology import PlannedNode, Release, Topology, output_key

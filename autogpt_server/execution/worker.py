@@ -19,7 +19,8 @@ from typing import Any, cast
 
 from autogpt_server.blocks import get_blocks
 from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed_errors
-from autogpt_server.data.execution import RunKey, abandon_run, load_run, run_key
+from autogpt_server.data.execution import RunKey, abandon_run, run_key
+from autogpt_server.data.snapshot import load_run
 from autogpt_server.execution.attempts import Attempt, Performer
 from autogpt_server.execution.committer import RETRY_S, Committer
 from autogpt_server.execution.failures import traceback_text

@@ -21,10 +21,10 @@ from autogpt_server.data.execution import (
     commit,
     committed_seq,
     insert_run,
-    load_run,
     run_key,
     waiting_runs,
 )
+from autogpt_server.data.snapshot import load_run
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start

@@ -7,7 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from autogpt_server.data.execution import CommitOutcome, StaticPin
+from autogpt_server.data.execution import CommitOutcome
+from autogpt_server.data.snapshot import StaticPin
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.plan import OwnerDied
 from autogpt_server.execution.restore import restore_run, static_pins

@@ -11,12 +11,11 @@ from pathlib import Path
 from autogpt_server.data.execution import (
     CommitResult,
     RunCommit,
-    RunSnapshot,
     commit,
     insert_run,
-    load_run,
 )
 from autogpt_server.data.migrate import known_migrations, migrate
+from autogpt_server.data.snapshot import RunSnapshot, load_run
 from autogpt_server.execution.restore import restore_run, static_pins
 from autogpt_server.execution.rows import new_run, take_changes
 from autogpt_server.execution.state import RunState
