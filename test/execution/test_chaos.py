@@ -1,6 +1,8 @@
 """Whatever dies, at whatever moment: nothing is lost, nothing is done twice, no status lies (rules D1 to D5)."""
 
+import random
 import signal
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +231,29 @@ def test_an_owner_that_was_replaced_drops_the_run(server: Runtime, world: World)
     actor, taken = split(server, case.run)
     assert (actor.output_data, taken) == ({"out": [1, 2]}, [1, 2])
     assert "run has another owner" in server.log()
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+def test_deaths_at_random(tmp_path: Path, world: World, seed: int) -> None:
+    chance = random.Random(seed)
+    with running(tmp_path, num_graph_workers=2) as server:
+        started: list[tuple[str, str]] = []
+        for _ in range(12):
+            for _ in range(chance.randint(1, 4)):
+                started += start_workflows(server, world).items()
+            time.sleep(chance.random())  # not to wait for anything: the moment is meant to be any
+            victim = chance.choice(["worker", "worker", "worker", "manager", "everything"])
+            if victim == "worker" and (workers := server.worker_pids()):
+                server.kill(chance.choice(workers))
+            elif victim == "manager":
+                server.kill(server.manager_pid())
+            elif victim == "everything":
+                server.kill_all()
+                server.start()
+        for effects, run in started:
+            check_workflow(server, world, effects, run)
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
