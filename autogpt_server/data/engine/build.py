@@ -21,7 +21,13 @@ from typing import Final
 import wasmtime
 
 from autogpt_server.data.engine.errors import EngineNotBuiltError
-from autogpt_server.data.engine.files import PLANS_FOLDER, QUERY_COMPILER_VERSION, default_build_dir, write_atomically
+from autogpt_server.data.engine.files import (
+    PLANS_FOLDER,
+    QUERY_COMPILER_VERSION,
+    default_build_dir,
+    wasm_path,
+    write_atomically,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +58,6 @@ def extract(node_modules: Path, build_dir: Path | None = None) -> Path:
     path = wasm_path(build_dir)
     write_atomically(path, wasm)
     return path
-
-
-def wasm_path(build_dir: Path | None = None) -> Path:
-    """The compiler's WebAssembly."""
-    return (build_dir or default_build_dir()) / f"query-compiler-{QUERY_COMPILER_VERSION}.wasm"
 
 
 def module_path(build_dir: Path | None = None) -> Path:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from autogpt_server.data.engine.engine import SqliteEngine, Work
 from autogpt_server.data.engine.errors import ClientErrors, EngineError, EngineNotBuiltError
+from autogpt_server.data.engine.files import wasm_path
 from autogpt_server.data.engine.plans import plans_of
 from autogpt_server.data.engine.protocol import RequestBuilder
 from autogpt_server.data.engine.schema import DataModel, read_datamodel
@@ -111,7 +112,14 @@ class _EngineClient:
         self._client_errors = ClientErrors(self._errors)
 
     async def connect(self, timeout: object = None) -> None:  # noqa: ARG002, ASYNC109 - opening a file takes no time
-        """Open the database."""
+        """Open the database.
+
+        Raises:
+            EngineNotBuiltError: there is no query compiler (it is loaded only when it is needed).
+            EngineError: the file cannot be opened.
+        """
+        if not wasm_path().exists():
+            raise EngineNotBuiltError(f"the query compiler is missing ({wasm_path()}): run `make generate`")
         if self._internal_engine is not None:
             raise self._module("engine.errors").AlreadyConnectedError("Already connected to the query engine")
         plans = plans_of(_datamodel(self._packaged_schema_path), plans_dir=self._plans_dir)

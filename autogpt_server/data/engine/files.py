@@ -17,6 +17,11 @@ def default_build_dir() -> Path:
     return Path(__file__).parent / "_build"
 
 
+def wasm_path(build_dir: Path | None = None) -> Path:
+    """The compiler's WebAssembly."""
+    return (build_dir or default_build_dir()) / f"query-compiler-{QUERY_COMPILER_VERSION}.wasm"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``path`` so that whoever reads it sees all of the data or none.
 

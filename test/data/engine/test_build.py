@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autogpt_server.data.engine import EngineNotBuiltError, build, compiler
+from autogpt_server.data.engine import EngineNotBuiltError, build, compiler, files
 from autogpt_server.data.engine.schema import parse_datamodel
 from data.engine.conftest import ROOT
 
@@ -69,7 +69,7 @@ def test_packages_that_are_missing_or_wrong(tmp_path: Path, capsys: pytest.Captu
 def test_nothing_built(tmp_path: Path) -> None:
     with pytest.raises(EngineNotBuiltError, match="run `make generate`"):
         build.load_module(tmp_path)
-    build.wasm_path(tmp_path).write_bytes(b"\0asm but damaged")
+    files.wasm_path(tmp_path).write_bytes(b"\0asm but damaged")
     with pytest.raises(EngineNotBuiltError, match="damaged"):
         build.load_module(tmp_path)
 
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_works_too(build_dir: Path, monkeypatch:
 
 
 def test_several_processes_at_once(built: Path, tmp_path: Path) -> None:
-    shutil.copy(build.wasm_path(built), build.wasm_path(tmp_path))
+    shutil.copy(files.wasm_path(built), files.wasm_path(tmp_path))
     program = f"from pathlib import Path; from autogpt_server.data.engine.build import load_module; load_module(Path({str(tmp_path)!r}))"
     processes = [
         subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)
@@ -110,7 +110,7 @@ def test_several_processes_at_once(built: Path, tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        [build.wasm_path(tmp_path).name, build.module_path(tmp_path).name]
+        [files.wasm_path(tmp_path).name, build.module_path(tmp_path).name]
     ), "no temporary files are left"
     assert works(tmp_path)
 

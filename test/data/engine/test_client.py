@@ -13,7 +13,14 @@ from typing import Any
 import prisma
 import pytest
 
-from autogpt_server.data.engine import EngineClosedError, EngineError, ReadOnlyError, create_client, get_engine
+from autogpt_server.data.engine import (
+    EngineClosedError,
+    EngineError,
+    EngineNotBuiltError,
+    ReadOnlyError,
+    create_client,
+    get_engine,
+)
 from data.engine.conftest import ROOT, Conformance
 
 
@@ -181,6 +188,16 @@ def test_a_client_that_was_not_generated(tmp_path: Path) -> None:
     program = "from autogpt_server.data.engine import create_client; create_client('/tmp/x.db')"
     result = run(program, path=[tmp_path, ROOT])
     assert "EngineNotBuiltError: the Prisma client has not been generated: run `make generate`" in result.stderr
+
+
+async def test_a_compiler_that_was_not_built(
+    conformance: Conformance, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noticed at once, and not by the first query whose plan is not stored."""
+    missing = tmp_path / "query-compiler.wasm"
+    monkeypatch.setattr("autogpt_server.data.engine.client.wasm_path", lambda: missing)
+    with pytest.raises(EngineNotBuiltError, match=r"query-compiler\.wasm.*run `make generate`"):
+        await conformance.client(database).connect()
 
 
 def test_nothing_but_python_is_needed_at_run_time(conformance: Conformance, database: Path, tmp_path: Path) -> None:
