@@ -57,8 +57,10 @@ def test_a_stop_does_not_wait_for_blocks_that_never_end(tmp_path: Path, world: W
 
 @pytest.mark.parametrize(
     ("block_id", "how"),
-    [(MisbehavingBlock.id, "kill the process"), (AsyncMisbehavingBlock.id, "block the loop")],
-    ids=["dies", "hangs"],
+    [
+        pytest.param(MisbehavingBlock.id, "kill the process", id="dies"),
+        pytest.param(AsyncMisbehavingBlock.id, "block the loop", id="hangs", marks=pytest.mark.stress),
+    ],
 )
 def test_a_block_that_kills_its_workers_ends_alone(tmp_path: Path, block_id: str, how: str) -> None:
     with running(tmp_path, worker_hung_limit_s=1.5) as server:
