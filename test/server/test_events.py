@@ -25,16 +25,32 @@ async def client(api: Api) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def collect(client: httpx.AsyncClient, run_id: str, last_event_id: str | None = None) -> list[Event]:
-    """All events of a stream, until the server ends it."""
+async def collect(
+    client: httpx.AsyncClient, run_id: str, last_event_id: str | None = None, begun: asyncio.Event | None = None
+) -> list[Event]:
+    """All events of a stream, until the server ends it. `begun` is set at the first."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id is not None else {}
+    seen: list[Event] = []
     async with (
         asyncio.timeout(LIMIT_S),
         client.stream("GET", f"/executions/{run_id}/events", headers=headers) as response,
     ):
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
-        return [event async for event in events(response)]
+        async for event in events(response):
+            seen.append(event)
+            if begun is not None:
+                begun.set()
+    return seen
+
+
+async def watch(client: httpx.AsyncClient, run_id: str) -> asyncio.Task[list[Event]]:
+    """A stream that has begun."""
+    begun = asyncio.Event()
+    watching = asyncio.create_task(collect(client, run_id, begun=begun))
+    async with asyncio.timeout(LIMIT_S):
+        await begun.wait()
+    return watching
 
 
 def changes(seen: list[Event]) -> list[tuple[str, str]]:
@@ -50,8 +66,7 @@ def nodes_of(seen: list[Event]) -> list[Event]:
 async def test_every_change_of_a_run_arrives_in_order(api: Api, client: httpx.AsyncClient) -> None:
     graph = await api.post_graph(repeat_graph(value="x", times=3))
     run_id = await api.execute(graph["id"])
-    watching = asyncio.create_task(collect(client, run_id))
-    await until_watched(api)
+    watching = await watch(client, run_id)
     await api.performer.perform(run_id, graph["id"])
     seen = await watching
     assert [seen[0].name, seen[-1].name] == ["snapshot", "run"]
@@ -130,8 +145,7 @@ async def test_an_id_that_no_event_had_begins_anew(api: Api, client: httpx.Async
 async def test_lost_hints_cost_a_moment_and_nothing_else(api: Api, client: httpx.AsyncClient) -> None:
     graph = await api.post_graph(repeat_graph(value="x", times=3))
     run_id = await api.execute(graph["id"])
-    watching = asyncio.create_task(collect(client, run_id))
-    await until_watched(api)
+    watching = await watch(client, run_id)
     api.context.live.reached = lambda hints: None
     await api.performer.perform(run_id, graph["id"])
     assert (await watching)[-1].data["status"] == "COMPLETED"
@@ -140,8 +154,7 @@ async def test_lost_hints_cost_a_moment_and_nothing_else(api: Api, client: httpx
 async def test_many_watch_one_run_with_one_reader(api: Api, client: httpx.AsyncClient) -> None:
     graph = await api.post_graph(repeat_graph(value="x", times=3))
     run_id = await api.execute(graph["id"])
-    watching = [asyncio.create_task(collect(client, run_id)) for _ in range(8)]
-    await until_watched(api)
+    watching = [await watch(client, run_id) for _ in range(8)]
     assert api.context.live.watched_runs == 1
     await api.performer.perform(run_id, graph["id"])
     streams = await asyncio.gather(*watching)
@@ -169,10 +182,12 @@ async def test_streams_end_when_the_server_stops(api: Api) -> None:
         serving(api.context) as address,
         httpx.AsyncClient(base_url=f"http://{address}", timeout=LIMIT_S) as client,
     ):
-        watching = asyncio.create_task(collect(client, run_id))
-        await until_watched(api)
-        await api.context.live.stop()
-        assert [event.name for event in await watching] == ["snapshot"]
+        async with asyncio.timeout(LIMIT_S), client.stream("GET", f"/executions/{run_id}/events") as response:
+            seen: list[str] = []
+            async for event in events(response):
+                seen.append(event.name)
+                await api.context.live.stop()
+        assert seen == ["snapshot"]
         problem(await client.get(f"/executions/{run_id}/events"), 503, "server_draining")
 
 
@@ -192,11 +207,3 @@ async def test_silence_is_filled_with_comments() -> None:
     assert seen[0] == b"first"
     assert seen[1].startswith(b":")
     assert seen[-1] == b"second"
-
-
-async def until_watched(api: Api) -> None:
-    """Give a stream that has just been asked for the turns to begin. Whether it has, or begins later, it sees the same end."""
-    for _ in range(2000):
-        await asyncio.sleep(0)
-        if api.context.live.watched_runs:
-            break
