@@ -72,10 +72,11 @@ def graphs(draw: st.DrawFn, *, one_source_per_slot: bool = True) -> GraphSpec:
         ):
             several.append(link)
     found = list(links.values()) if one_source_per_slot else several
+    sources = frozenset(node.name for node in nodes[:source_count])
     return GraphSpec(
         tuple(nodes),
-        tuple(_without_ambiguity(found)),
-        frozenset(node.name for node in nodes[:source_count]),
+        tuple(_without_ambiguity(found, sources) if one_source_per_slot else found),
+        sources,
         _salt(draw, found),
     )
 
@@ -101,13 +102,13 @@ def nets_of_joins(draw: st.DrawFn) -> GraphSpec:
     return GraphSpec(tuple(map(NodeSpec, names)), tuple(links), frozenset({"N0"}), _salt(draw, links))
 
 
-def _without_ambiguity(links: list[LinkSpec]) -> Iterator[LinkSpec]:
-    """Where all pins of a node are static, only one of them stays so: in what order two of them get values is nobody's promise."""
+def _without_ambiguity(links: list[LinkSpec], sources: frozenset[str]) -> Iterator[LinkSpec]:
+    """Static links only where it is told which value serves: all there is of it has come before the node begins, or the value itself begins it."""
     for sink in {link.sink: None for link in links}:
         into = [link for link in links if link.sink == sink]
-        slots = {link.slot for link in into}
-        if len(slots) > 1 and all(link.is_static for link in into):
-            into = [LinkSpec(link.source, link.pin, link.sink, link.slot, is_static=link is into[0]) for link in into]
+        waits = any(not link.is_static and link.source not in sources for link in into)
+        if not waits and (len(into) > 1 or not into[0].is_static):
+            into = [replace(link, is_static=False) for link in into]
         yield from into
 
 
