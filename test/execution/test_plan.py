@@ -575,3 +575,67 @@ def test_a_crash_while_a_run_is_closing_does_not_keep_it_from_ending() -> None:
     game.apply(OwnerDied(game.tick()))
     assert game.lines() == ["A0 CANCELED", "B0 CANCELED outcome_unknown", "C0 CANCELED"]
     assert game.state.status is RunStatus.FAILED
+
+
+def test_what_kills_its_worker_again_and_again_fails_and_the_rest_goes_on() -> None:
+    game = play("A: free\nB: unsafe\nC: serial\nE: free\nC.x -> E.b\nA.error -> E.a", "A0 x=1\nB0 start\nC0 end")
+    game.apply(OwnerDied(game.tick(), is_hopeless=True))
+    assert game.lines() == [
+        "A0 FAILED worker_died",
+        "B0 INTERRUPTED outcome_unknown",
+        "C0 COMPLETED",
+        'E? INCOMPLETE a="The worker died while the block ran, and so did each one that tried it again."',
+    ]
+    assert game.state.status is RunStatus.WAITING
+
+
+def test_the_duration_is_asked_for_without_an_event() -> None:
+    game = play("A: free", "", max_duration_s=60.0)
+    assert game.planner.overdue(game.tick(100)) is None  # it has not begun
+    game.play("A0 start")
+    assert game.planner.overdue(game.at) is None
+    failure = game.planner.overdue(game.tick(61))
+    assert failure is not None
+    game.close(RunStatus.FAILED, failure.code)
+    assert game.planner.overdue(game.at) is None
+
+
+def test_merged_and_converted_values_are_on_record() -> None:
+    game = play(
+        'A: free\nS: typed number="1" text="t" entries={"a":1}\nA.x -> S.numbers_$_0\nA.y -> S.entries_#_b\nA.error -> S.anything',
+        "A0 x=1 y=2 fail:boom",
+    )
+    rows = [(row.role, row.name, row.text) for row in game.state.changes.inputs if row.execution.node.id == "S"]
+    assert rows == [
+        ("input", "numbers_$_0", None),
+        ("input", "entries_#_b", None),
+        ("input", "anything", None),
+        ("converted", "number", "1"),
+        ("converted", "entries", '{"a":1,"b":2}'),
+        ("converted", "numbers", "[1]"),
+    ]
+    assert game.find("S0").input == {
+        "number": 1, "text": "t", "entries": {"a": 1, "b": 2}, "numbers": [1], "anything": "boom",
+    }  # fmt: skip
+
+
+def test_values_that_make_something_too_deep_together_fail_the_execution() -> None:
+    deep = "[" * 100 + "]" * 100
+    game = play("A: free\nS: free\nT: typed number=1\nA.x -> S.a_$_0\nA.x -> T.text", f"A0 x={deep} end")
+    assert [line.split(" a_$_0")[0].split(" text=")[0] for line in game.lines()] == [
+        "A0 COMPLETED",
+        "S0 FAILED invalid_json_value",
+        "T0 FAILED input_type_mismatch",
+    ]
+    assert game.state.status is RunStatus.FAILED
+
+
+def test_statuses_move_only_along_the_tables() -> None:
+    game = play("A: free", "A0 end")
+    execution = game.find("A0")
+    for status in NodeStatus:
+        with pytest.raises(AssertionError, match="may not become"):
+            execution.become(status)
+    for run_status in RunStatus:
+        with pytest.raises(AssertionError, match="may not become"):
+            game.state.become(run_status)
