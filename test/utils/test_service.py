@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, assert_type
 
 import pytest
+import trustme
 
 from autogpt_server.utils.instance import Identity, Instance, InstanceError
 from autogpt_server.utils.rpc.client import ServiceClient
@@ -357,33 +358,12 @@ def test_pyro_does_not_mind_our_environment(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    import subprocess  # noqa: PLC0415
-
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
 def test_with_tls_services_talk_and_silence_holds_up_nobody(tmp_path: Path) -> None:
-    key = ("-newkey", "rsa:2048", "-nodes", "-days", "1")
-    openssl(tmp_path, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
-    openssl(
-        tmp_path,
-        "req",
-        *key[:3],
-        "-keyout",
-        "one.key",
-        "-out",
-        "one.csr",
-        "-subj",
-        "/CN=one",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    )
-    openssl(
-        tmp_path,
-        *("x509", "-req", "-in", "one.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "1", "-out", "one.pem"),
-        *("-copy_extensions", "copy"),
-    )
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "one.key"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "one.pem"))
     settings = settings_for(tmp_path)
     files = {"PYRO_TLS_CERT": "one.pem", "PYRO_TLS_KEY": "one.key", "PYRO_TLS_CA": "ca.pem"}
     program = Program(settings, "PaintShop,Curious", **{name: str(tmp_path / file) for name, file in files.items()})
