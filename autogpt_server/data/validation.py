@@ -194,9 +194,9 @@ def _check_input_name(node: Node, block: Block, names_given: dict[str, str], fou
         return
     other = names_given.setdefault(name, node.id)
     if other != node.id:
-        found.error(
+        found.warn(
             "duplicate_input_name",
-            f"The agent inputs {other!r} and {node.id!r} are both called {name!r}; a run could not tell them apart.",
+            f"The agent inputs {other!r} and {node.id!r} are both called {name!r}; a run gives both the same value.",
             node=node.id,
             pin="name",
         )

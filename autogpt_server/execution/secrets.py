@@ -24,7 +24,7 @@ def input_secrets(schema: type[BlockSchema], values: Mapping[str, Any]) -> Itera
     """The texts in a block's input that must not be shown: all of its secret pins, and those under names like `api_key`."""
     secret_pins = schema.secret_pins()
     for pin, value in values.items():
-        yield from _texts(value, is_secret=pin in secret_pins or _is_secret_name(pin))
+        yield from _texts(value, is_secret=pin in secret_pins or is_secret_name(pin))
 
 
 def settings_secrets(settings: Settings) -> Iterator[str]:
@@ -43,7 +43,7 @@ def mask(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def _is_secret_name(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Whether `api_key`, `Api-Key`, `accessToken` and the like are what a secret is called."""
     return _SECRET_NAME.search(_WORD_BORDER.sub("_", name).lower()) is not None
 
@@ -58,6 +58,6 @@ def _texts(value: Any, *, is_secret: bool) -> Iterator[str]:
                 yield from _texts(item, is_secret=is_secret)
         case dict():
             for name, item in cast("dict[str, Any]", value).items():
-                yield from _texts(item, is_secret=is_secret or _is_secret_name(name))
+                yield from _texts(item, is_secret=is_secret or is_secret_name(name))
         case _:
             pass

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from autogpt_server.data.block import Block
 from autogpt_server.data.models import NodeExecution
 from autogpt_server.data.pins import PinNameError, parse_pin
 from autogpt_server.data.runs import PREVIEW_CHARS
+from autogpt_server.execution.secrets import HIDDEN as MASK
+from autogpt_server.execution.secrets import is_secret_name
 from autogpt_server.utils import json
 
-MASK = "***"
+__all__ = ["MASK", "Presenter", "previewed"]
 
 
 class Presenter:
@@ -24,9 +26,7 @@ class Presenter:
 
     def execution(self, execution: NodeExecution) -> NodeExecution:
         """A node execution without the secrets that entered it."""
-        secret = self._secret.get(execution.block_id)
-        if not secret:
-            return execution
+        secret = self._secret.get(execution.block_id, frozenset[str]())
         return execution.model_copy(update={"input_data": _masked(execution.input_data, secret)})
 
     def run_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +50,24 @@ def _preview(value: Any, inline_value_bytes: int) -> Any:
 
 def _masked(values: Mapping[str, Any], secret: frozenset[str]) -> dict[str, Any]:
     return {
-        name: MASK if value not in (None, "") and _base(name) in secret else value for name, value in values.items()
+        name: _hidden(value) if _base(name) in secret else _without_secrets(name, value)
+        for name, value in values.items()
     }
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    """The value, with what is under names like `api_key` masked, however deep."""
+    match value:
+        case dict():
+            return {key: _without_secrets(key, entry) for key, entry in cast("dict[str, Any]", value).items()}
+        case list():
+            return [_without_secrets(name, entry) for entry in cast("list[Any]", value)]
+        case _:
+            return _hidden(value) if isinstance(value, str) and is_secret_name(name) else value
+
+
+def _hidden(value: Any) -> Any:
+    return value if value in (None, "") else MASK
 
 
 def _base(name: str) -> str:

@@ -95,10 +95,6 @@ ERRORS: dict[str, tuple[Graph, list[tuple[str, str | None, str | None]]]] = {
         [("missing_input", "b", "text")],
     ),
     "agent input without a name": (graph({"in": "AgentIn"}), [("missing_input", "in", "name")]),
-    "agent inputs of one name": (
-        graph({"in": ("AgentIn", {"name": "topic"}), "in2": ("AgentIn", {"name": "topic"})}),
-        [("duplicate_input_name", "in2", "name")],
-    ),
     "no start": (
         graph({"a": "Sink", "b": "Sink"}, "a.text -> b.text", "b.text -> a.text"),
         [("no_start_node", None, None)],
@@ -114,6 +110,10 @@ def test_errors_name_their_place(name: str) -> None:
 
 WARNINGS: dict[str, tuple[Graph, list[tuple[str, str | None, str | None]]]] = {
     "empty": (graph({}), [("no_start_node", None, None)]),
+    "agent inputs of one name": (
+        graph({"in": ("AgentIn", {"name": "topic"}), "in2": ("AgentIn", {"name": "topic"})}),
+        [("duplicate_input_name", "in2", "name")],
+    ),
     "a default that nothing reads": (
         graph({"b": ("Sink", {"text": "x", "position_on_canvas": 3})}),
         [("unused_default", "b", "position_on_canvas")],

@@ -224,11 +224,10 @@ async def test_a_graph_of_a_thousand_nodes(api: Api) -> None:
     assert [(link["source_id"], link["sink_id"]) for link in fetched["links"]] == list(itertools.pairwise(order))
 
 
-async def test_agent_inputs_with_one_name_are_refused(api: Api) -> None:
+async def test_agent_inputs_with_one_name_get_the_same_value(api: Api) -> None:
     node = {"block_id": AGENT_INPUT, "input_default": {"name": "topic"}}
-    document = problem(
-        await api.client.post("/graphs", json={"nodes": [{**node, "id": "a"}, {**node, "id": "b"}]}),
-        422,
-        "invalid_graph",
-    )
-    assert [error["code"] for error in document["errors"]] == ["duplicate_input_name"]
+    graph = await api.post_graph({"nodes": [{**node, "id": "a"}, {**node, "id": "b"}]})
+    assert [warning["code"] for warning in graph["warnings"]] == ["duplicate_input_name"]
+    run_id = await api.execute(graph["id"], {"topic": 1})
+    executions = (await api.client.get(f"/graphs/{graph['id']}/executions/{run_id}")).json()
+    assert [execution["input_data"]["value"] for execution in executions] == [1, 1]
