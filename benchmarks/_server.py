@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class Server:
 
 
 @contextmanager
-def running_server(**settings: str) -> Iterator[Server]:
+def running_server(**settings: str) -> Generator[Server]:
     """Start a server with these settings (names as in the environment), and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         port, pyro_port = _free_port(), _free_port()
@@ -81,7 +81,7 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
         try:
-            if httpx.get(f"{url}/ready", timeout=2.0).status_code == httpx.codes.OK:
+            if httpx.get(f"{url}/ready", timeout=2.0).is_success:
                 return
         except httpx.TransportError:
             pass

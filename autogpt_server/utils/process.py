@@ -8,6 +8,7 @@ a message. To the child come `drain` and `ping`, and its end means that the pare
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import importlib
 import logging
 import os
