@@ -9,12 +9,13 @@ the hot path: one trip to the database thread for many runs, few statements with
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from autogpt_server.data.db import db_time
+from autogpt_server.utils import json
 
 MAX_TAKEOVERS = 3
 """After so many owners that died without progress a run goes on alone in a worker of its own (rule D3b)."""
@@ -259,6 +260,16 @@ def waiting_runs(connection: sqlite3.Connection, *, limit: int) -> list[WaitingR
         (limit,),
     ).fetchall()
     return [WaitingRun(*row) for row in (*begun, *queued)]
+
+
+def waiting_runs_of(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[WaitingRun]:
+    """Those of the runs that have begun or wait to begin, by priority, then oldest first."""
+    rows = connection.execute(
+        'SELECT "id", "priority", "workerId", "takeovers" FROM "AgentGraphExecution" '
+        'WHERE "id" IN (SELECT "value" FROM json_each(?)) AND "status" IN (\'QUEUED\', \'RUNNING\') ORDER BY "priority" DESC, "id"',
+        (json.dumps(list(run_ids)),),
+    )
+    return [WaitingRun(*row) for row in rows]
 
 
 def abandon_run(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autogpt_server.data.db import Database, DatabaseUnavailable, typed_errors
-from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, waiting_runs
+from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, waiting_runs, waiting_runs_of
 from autogpt_server.execution.dispatch import Bench, Dispatcher
 from autogpt_server.execution.interfaces import Assignment, ManagerInterface
 from autogpt_server.utils import faults
@@ -79,6 +79,8 @@ class ExecutionManager(ManagerInterface, AppService):
         self._last: dict[str, Assignment] = {}
         """Worker -> what it was given last."""
         self._sweep_now = asyncio.Event()
+        self._hinted: set[str] = set()
+        self._has_hints = asyncio.Event()
         self._is_draining = False
         self._solos: dict[str, _Solo] = {}
         """Name of a worker process -> the one run that it is for."""
@@ -100,13 +102,14 @@ class ExecutionManager(ManagerInterface, AppService):
             if not await asyncio.to_thread(supervisor.wait_ready, self.settings.start_limit_s):
                 raise WorkersNotReady
             await context.ready(f"{self.settings.num_graph_workers} workers")
-            sweeping = asyncio.create_task(self._sweep(db))
+            loops = {asyncio.create_task(self._sweep(db)), asyncio.create_task(self._follow_hints(db))}
             drained = asyncio.create_task(context.drain_requested())
-            await asyncio.wait({sweeping, drained}, return_when=asyncio.FIRST_COMPLETED)
-            if sweeping.done():
-                sweeping.result()
+            await asyncio.wait({*loops, drained}, return_when=asyncio.FIRST_COMPLETED)
             self._is_draining = True
-            sweeping.cancel()
+            for task in loops:
+                if task.done():
+                    task.result()  # neither ends unasked: raise what ended it
+                task.cancel()
             left_s = context.drain_left_s()
             for process in supervisor.processes():  # all at once: each gets the whole of the time
                 supervisor.remove(process.name, limit_s=max(0.0, left_s - DRAIN_MARGIN_S))
@@ -115,10 +118,10 @@ class ExecutionManager(ManagerInterface, AppService):
 
     # --- what others ask (ManagerInterface) ----------------------------------------------------------------------
 
-    async def run_waits(self, run_id: str, priority: int = 0) -> None:
-        """A run has been committed and waits for a worker."""
-        self._dispatcher.offer(run_id, priority)
-        self._answer_waiters()
+    async def run_waits(self, run_id: str, priority: int = 0) -> None:  # noqa: ARG002 - the row has it, too
+        """A run has been committed and waits for a worker; its row, not the hint, says whether it does and who owned it last."""
+        self._hinted.add(run_id)
+        self._has_hints.set()
 
     async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         """Take note of what a worker is done with, and give it runs as soon as there are some."""
@@ -215,6 +218,19 @@ class ExecutionManager(ManagerInterface, AppService):
                 await asyncio.wait_for(self._sweep_now.wait(), SWEEP_S)
             except TimeoutError:
                 continue
+
+    async def _follow_hints(self, db: Database) -> None:
+        while True:
+            await self._has_hints.wait()
+            self._has_hints.clear()
+            hinted, self._hinted = self._hinted, set()
+            try:
+                with typed_errors():
+                    runs = await db.read(lambda connection, ids=hinted: waiting_runs_of(connection, ids))
+            except DatabaseUnavailable as error:
+                log.warning("hints lost, the next sweep finds the runs", error=str(error))
+            else:
+                self._offer(runs)
 
     def _offer(self, runs: Sequence[WaitingRun]) -> None:
         ours = set(self._workers.values())
