@@ -89,6 +89,12 @@ class RequestTooLarge(RequestError):
     status = 413
 
 
+class InputTooLarge(RequestError):
+    """The run's input is larger than a value may be (MAX_VALUE_BYTES)."""
+
+    status = 413
+
+
 class UnsupportedMediaType(RequestError):
     """The request's body must be JSON: send it with `Content-Type: application/json`."""
 

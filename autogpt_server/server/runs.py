@@ -32,7 +32,7 @@ from autogpt_server.server.context import Context, ServerContext
 from autogpt_server.server.graphs import GraphIdPath
 from autogpt_server.server.paging import Paged, PagedExecutions
 from autogpt_server.server.presenting import previewed
-from autogpt_server.server.problems import ValueNotFound
+from autogpt_server.server.problems import InputTooLarge, ValueNotFound
 from autogpt_server.server.responses import json_response, problems
 from autogpt_server.server.shapes import StartedExecution, StartedRunDocument
 from autogpt_server.utils import json
@@ -99,6 +99,10 @@ async def execute_graph(
         idempotency_key=idempotency_key,
         request_hash=request_hash,
     )
+    if len(run.input) > context.settings.max_value_bytes:
+        raise InputTooLarge(
+            f"The input takes {len(run.input):,} characters as JSON; at most {context.settings.max_value_bytes:,} are allowed (MAX_VALUE_BYTES)."
+        )
     started = await create_run(context.db, run)
     if started.is_new:
         context.metrics.runs_created.inc()

@@ -59,6 +59,12 @@ class TestStart:
         assert [warning["code"] for warning in graph["warnings"]] == ["no_start_node"]
         problem(await api.client.post(f"/graphs/{graph['id']}/execute", json={}), 422, "invalid_graph")
 
+    async def test_an_input_that_is_too_large_is_refused(self, api: Api) -> None:
+        graph = await api.post_graph(named_graph())
+        body = {"topic": "x" * api.context.settings.max_value_bytes}
+        problem(await api.client.post(f"/graphs/{graph['id']}/execute", json=body), 413, "input_too_large")
+        assert (await api.client.get(f"/graphs/{graph['id']}/executions")).json() == []
+
     async def test_a_version_may_be_named(self, api: Api) -> None:
         graph = await api.post_graph(named_graph())
         await api.client.put(f"/graphs/{graph['id']}", json=graph)
