@@ -8,6 +8,7 @@ costs a little memory and loses nothing. A sweep each second makes up for hints 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -20,8 +21,8 @@ from autogpt_server.utils.logging import get_logger
 
 SWEEP_S = 1.0
 """How long a change whose hint was lost goes unseen at most, in seconds."""
-_PACE_S = 0.02
-"""Between two reads of one run, in seconds: what is committed meanwhile is read together."""
+_REST_RATIO = 2.0
+"""After a read of a run its reader rests for so many times as long as it took: what is committed meanwhile is read together."""
 _PAGE = 1000
 _FIRST_PAGE = 5000
 _QUEUE_BATCHES = 32
@@ -194,6 +195,7 @@ class _RunFeed:
             self._wake.clear()
             if self._hinted <= self.cursor or all(watcher.is_behind for watcher in self.watchers):
                 continue
+            began = time.monotonic()
             try:
                 changes = await self.read(self.cursor, _PAGE)
             except RunNotFound:
@@ -209,7 +211,7 @@ class _RunFeed:
                 watcher.put(changes)
             if not changes.is_last_page:
                 self._hinted = max(self._hinted, changes.run.seq)
-            await asyncio.sleep(_PACE_S)
+            await asyncio.sleep(_REST_RATIO * (time.monotonic() - began))
             self._wake.set()
 
 

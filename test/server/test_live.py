@@ -49,7 +49,7 @@ async def test_a_watcher_that_is_too_slow_is_served_from_the_database(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_QUEUE_BATCHES", 2)
-    monkeypatch.setattr(live, "_PACE_S", 0.0)
+    monkeypatch.setattr(live, "_REST_RATIO", 0.0)
     run_id, graph_id = await start(api, 12)
     slow = api.context.live.follow(run_id, 0)
     batches = [await anext(slow)]
