@@ -286,22 +286,24 @@ def abandon_run(
     )
     if cursor.rowcount != 1:
         return False
+    end = {"run": run_id, "at": ended_at, "seq": seq + 1}
     failed = connection.execute(
-        'UPDATE "AgentNodeExecution" SET "status" = \'FAILED\', "endedAt" = ?1, "seq" = ?2, "endedSeq" = ?2, '
-        '"errorCode" = \'outcome_unknown\', "error" = ?4 '
-        'WHERE "agentGraphExecutionId" = ?3 AND "endedAt" IS NULL AND "status" IN (\'RUNNING\', \'INTERRUPTED\')',
-        (ended_at, seq + 1, run_id, "The run was ended while the block ran; what it did outside is not known."),
+        'UPDATE "AgentNodeExecution" SET "status" = \'FAILED\', "endedAt" = :at, "seq" = :seq, "endedSeq" = :seq, '
+        '"errorCode" = \'outcome_unknown\', "error" = :error '
+        'WHERE "agentGraphExecutionId" = :run AND "endedAt" IS NULL AND "status" IN (\'RUNNING\', \'INTERRUPTED\')',
+        {**end, "error": "The run was ended while the block ran; what it did outside is not known."},
     ).rowcount
     canceled = connection.execute(
-        'UPDATE "AgentNodeExecution" SET "status" = \'CANCELED\', "endedAt" = ?1, "seq" = ?2, "endedSeq" = ?2 '
-        'WHERE "agentGraphExecutionId" = ?3 AND "endedAt" IS NULL AND "status" <> \'INCOMPLETE\'',
-        (ended_at, seq + 1, run_id),
+        'UPDATE "AgentNodeExecution" SET "status" = \'CANCELED\', "endedAt" = :at, "seq" = :seq, "endedSeq" = :seq '
+        'WHERE "agentGraphExecutionId" = :run AND "endedAt" IS NULL AND "status" <> \'INCOMPLETE\'',
+        end,
     ).rowcount
     connection.execute(
         'UPDATE "AgentGraphExecution" SET "stats" = json_set("stats", '
-        "'$.failed', coalesce(json_extract(\"stats\", '$.failed'), 0) + ?1, '$.unhandled', coalesce(json_extract(\"stats\", '$.unhandled'), 0) + ?1, "
-        "'$.canceled', coalesce(json_extract(\"stats\", '$.canceled'), 0) + ?2) WHERE \"id\" = ?3",
-        (failed, canceled, run_id),
+        "'$.failed', coalesce(json_extract(\"stats\", '$.failed'), 0) + :failed, "
+        "'$.unhandled', coalesce(json_extract(\"stats\", '$.unhandled'), 0) + :failed, "
+        "'$.canceled', coalesce(json_extract(\"stats\", '$.canceled'), 0) + :canceled) WHERE \"id\" = :run",
+        {"run": run_id, "failed": failed, "canceled": canceled},
     )
     return True
 

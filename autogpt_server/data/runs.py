@@ -210,9 +210,10 @@ async def changes_since(db: Database, run_id: str, seq: int, *, limit: int = 500
         run = _run_of_columns(found)
         upto = _end_of_page(connection, run_id, seq, limit) or run.seq
         rows = connection.execute(
-            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ?1 AND e."seq" > ?2 AND (e."seq" <= ?3 OR e."addedSeq" BETWEEN ?2 + 1 AND ?3 '
-            'OR e."queuedSeq" BETWEEN ?2 + 1 AND ?3 OR e."startedSeq" BETWEEN ?2 + 1 AND ?3) ORDER BY e."seq", e."id"',
-            (run_id, seq, upto),
+            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = :run AND e."seq" > :after AND (e."seq" <= :upto '
+            'OR e."addedSeq" BETWEEN :after + 1 AND :upto OR e."queuedSeq" BETWEEN :after + 1 AND :upto '
+            'OR e."startedSeq" BETWEEN :after + 1 AND :upto) ORDER BY e."seq", e."id"',
+            {"run": run_id, "after": seq, "upto": upto},
         ).fetchall()
         milestones = {row[2]: row[_MILESTONES] for row in rows}
         nodes = [
@@ -230,16 +231,17 @@ def _end_of_page(connection: sqlite3.Connection, run_id: str, seq: int, limit: i
     """The seq at which a page of about `limit` changes after `seq` ends, or None if there are fewer."""
     changes = (
         'SELECT "at" FROM (SELECT "addedSeq" AS "at" FROM "moved" UNION ALL SELECT "queuedSeq" FROM "moved" UNION ALL SELECT "startedSeq" FROM "moved" '
-        'UNION ALL SELECT "seq" FROM "moved") WHERE "at" > ?2 ORDER BY "at" LIMIT 1'
+        'UNION ALL SELECT "seq" FROM "moved") WHERE "at" > :after ORDER BY "at" LIMIT 1'
     )
     moved = (
         'WITH "moved" AS (SELECT "addedSeq", "queuedSeq", "startedSeq", "seq" FROM "AgentNodeExecution" '
-        'WHERE "agentGraphExecutionId" = ?1 AND "seq" > ?2) '
+        'WHERE "agentGraphExecutionId" = :run AND "seq" > :after) '
     )
-    beyond = connection.execute(f"{moved}{changes} OFFSET ?3", (run_id, seq, limit)).fetchone()
+    page = {"run": run_id, "after": seq}
+    beyond = connection.execute(f"{moved}{changes} OFFSET :limit", {**page, "limit": limit}).fetchone()
     if beyond is None:
         return None
-    (first,) = connection.execute(f"{moved}{changes}", (run_id, seq)).fetchone()
+    (first,) = connection.execute(f"{moved}{changes}", page).fetchone()
     return max(int(first), int(beyond[0]) - 1)
 
 

@@ -22,6 +22,9 @@ _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(?P<word>\w+)", 
 _WRITING_WORD = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _TRANSACTION_WORDS = frozenset(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"))
 _READING_WORDS = frozenset(("SELECT", "VALUES", "EXPLAIN"))
+# What may hold a question mark that is no parameter.
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+_PARAMETER = re.compile(r"\?(?P<number>\d*)")
 _LONELY_WORDS = frozenset(("PRAGMA", "VACUUM", "ATTACH", "DETACH"))
 
 
@@ -29,10 +32,11 @@ class RawStatement:
     """One text of raw SQL.
 
     ``alone``: SQLite refuses it, or ignores it, inside a transaction. ``reads``: it certainly only reads. SQLite would say so of any statement, but Python does not pass that on; so what does not
-    begin with a word that only reads counts as writing, and so does a WITH that holds a word that writes.
+    begin with a word that only reads counts as writing, and so does a WITH that holds a word that writes. ``numbered``: the
+    highest number where its parameters are written ``?1``, ``?2``, else 0.
     """
 
-    __slots__ = ("alone", "reads", "sql")
+    __slots__ = ("alone", "numbered", "reads", "sql")
 
     def __init__(self, sql: str) -> None:
         match = _FIRST_WORD.match(sql)
@@ -40,6 +44,9 @@ class RawStatement:
         if word in _TRANSACTION_WORDS:
             raise _failed("N/A", f"{word} is not for raw queries: use tx(), which takes its turn with other writers")
         self.sql = sql
+        marks = [match["number"] for match in _PARAMETER.finditer(_QUOTED.sub("", sql))]
+        # To Python `?1` is a parameter named "1": from 3.12 on it warns when it is given by position.
+        self.numbered = max(map(int, marks)) if marks and all(marks) else 0
         self.alone = word in _LONELY_WORDS
         self.reads = word in _READING_WORDS or (word == "WITH" and _WRITING_WORD.search(sql) is None)
 
@@ -60,6 +67,12 @@ class RawStatement:
 
     def _execute(self, connection: sqlite3.Connection, parameters: list[SqliteValue]) -> sqlite3.Cursor:
         try:
+            if self.numbered:
+                if len(parameters) > self.numbered:
+                    raise sqlite3.ProgrammingError(
+                        f"the statement has {self.numbered} parameters, {len(parameters)} were given"
+                    )
+                return connection.execute(self.sql, {str(i): value for i, value in enumerate(parameters, 1)})
             return connection.execute(self.sql, parameters)
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise _sqlite_failed(error) from error

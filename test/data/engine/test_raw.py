@@ -41,6 +41,15 @@ async def test_parameters(db: Any, conformance: Conformance) -> None:
         "e": "USER",
     }
     assert await db.query_raw("SELECT ?2 AS b, ?1 AS a", 1, 2) == [{"b": 2, "a": 1}]
+    assert await db.query_raw("SELECT '?1' AS quoted, ? AS a -- ?2", 1) == [{"quoted": "?1", "a": 1}]
+
+
+@pytest.mark.parametrize("given", [(), (1,), (1, 2, 3)])
+async def test_numbered_parameters_must_be_as_many_as_the_statement_has(
+    db: Any, errors: Any, given: tuple[int, ...]
+) -> None:
+    with pytest.raises(errors.RawQueryError):
+        await db.query_raw("SELECT ?2 AS b, ?1 AS a", *given)
 
 
 @pytest.mark.parametrize("value", [object(), [1], {"a": 1}, {1}, dt.timedelta(1)])
