@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from autogpt_server.data.db import DatabaseUnavailable
 from autogpt_server.data.graph import GraphChanged, GraphInUse, GraphNotFound, GraphVersionNotFound
 from autogpt_server.data.intake import GraphTooLarge
 from autogpt_server.data.problems import InvalidContent, Problem
@@ -169,6 +170,7 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
     InvalidContent: 422,
     IdempotencyConflict: 422,
     InvalidJSONValue: 422,
+    DatabaseUnavailable: 503,
 }
 """The status of errors that other packages raise; an error of none of these classes is the server's own fault."""
 

@@ -25,7 +25,7 @@ _PROBLEM_WORDS = {
     413: "Larger than this server takes.",
     415: "The body is no JSON.",
     422: "The content is wrong; `errors` says where.",
-    503: "The server is stopping.",
+    503: "Not possible at the moment: the server is stopping, or the database cannot be written.",
 }
 
 

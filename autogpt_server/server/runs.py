@@ -59,7 +59,7 @@ _EXECUTIONS = pydantic.TypeAdapter(list[NodeExecution])
 @router.post(
     "/graphs/{graph_id}/execute",
     summary="Start a run",
-    responses=problems(404, 409, 413, 415, 422),
+    responses=problems(404, 409, 413, 415, 422, 503),
 )
 async def execute_graph(
     context: Context,

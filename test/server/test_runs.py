@@ -11,6 +11,13 @@ from server.api import Api, problem
 from server.sample_blocks import AGENT_OUTPUT, Fail, Repeat, named_graph, repeat_graph
 
 
+async def _set_max_pages(api: Api, pages: int) -> int:
+    """Stand in for a disk of so many pages; answers how many it has now."""
+    statement = f"PRAGMA max_page_count = {pages}"
+    (now,) = await api.context.db.write(lambda connection: connection.execute(statement).fetchone())
+    return int(now)
+
+
 class TestStart:
     async def test_a_run_is_committed_before_the_answer_and_then_hinted(self, api: Api) -> None:
         graph = await api.post_graph(named_graph())
@@ -64,6 +71,16 @@ class TestStart:
         body = {"topic": "x" * api.context.settings.max_value_bytes}
         problem(await api.client.post(f"/graphs/{graph['id']}/execute", json=body), 413, "input_too_large")
         assert (await api.client.get(f"/graphs/{graph['id']}/executions")).json() == []
+
+    async def test_with_a_full_disk_nothing_is_promised(self, api: Api) -> None:
+        graph = await api.post_graph(named_graph())
+        path = f"/graphs/{graph['id']}/execute"
+        pages = await _set_max_pages(api, 1)  # SQLite makes that as many as there are
+        problem(await api.client.post(path, json={"topic": "x" * 100_000}), 503, "database_unavailable")
+        assert (await api.client.get(f"/graphs/{graph['id']}/executions")).json() == []
+        assert api.told.runs == []
+        await _set_max_pages(api, pages + 1000)
+        assert (await api.client.post(path, json={"topic": "x" * 100_000})).status_code == 200
 
     async def test_a_version_may_be_named(self, api: Api) -> None:
         graph = await api.post_graph(named_graph())
