@@ -118,6 +118,10 @@ def _handler_of(server: Loopback) -> type[BaseHTTPRequestHandler]:
             body = reply.body if raw else json.dumps(reply.body).encode()
             self.send_response(reply.status)
             headers = {"content-type": "text/plain" if raw else "application/json", **reply.headers}
+            if (
+                self.close_connection
+            ):  # a client that is not told sends its next request into the closing (RFC 9112, 9.6)
+                headers["connection"] = "close"
             for name, value in {**headers, "content-length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
