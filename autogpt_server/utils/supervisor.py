@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
@@ -394,7 +395,9 @@ class _Child:
     def _start(self, now: float) -> None:
         ours, theirs = _spawn.Pipe()
         process = _spawn.Process(target=run_child, args=(self.spec, theirs), name=self.spec.name)
-        # A Ctrl-C while the child imports would print a traceback; it takes the signal when it can.
+        # A Ctrl-C while the child imports would print a traceback; it takes the signal when it can. multiprocessing's
+        # tracker first: the start of the first child starts it, too, which unblocks SIGINT.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
