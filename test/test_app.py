@@ -60,6 +60,15 @@ def test_it_says_who_is_ready_and_then_the_address(start: Start, settings: Setti
     assert len(lines) == 3
 
 
+@pytest.fixture
+def hang_up_is_heard() -> Generator[None]:
+    """Tests may have been started with `nohup`; the programs they start would ignore SIGHUP, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_is_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_drains_it_and_leaves_no_process(start: Start, settings: Settings, number: signal.Signals) -> None:
     program = start("PaintShop,Parent")
