@@ -59,6 +59,10 @@ CREATE TABLE "AgentGraphExecution" (
     "epoch" INTEGER NOT NULL DEFAULT 0,
     "seq" INTEGER NOT NULL DEFAULT 0,
     "closing" TEXT,
+    "cancelRequestedAt" DATETIME,
+    "wakeAt" DATETIME,
+    "inboxLast" INTEGER NOT NULL DEFAULT 0,
+    "inboxDone" INTEGER NOT NULL DEFAULT 0,
     "workerId" TEXT,
     "takeovers" INTEGER NOT NULL DEFAULT 0,
     "priority" INTEGER NOT NULL DEFAULT 0,
@@ -70,11 +74,28 @@ CREATE TABLE "AgentGraphExecution" (
     "rerunOfId" TEXT,
     "parentExecutionId" TEXT,
     "parentAttempt" INTEGER,
+    "parentRunId" TEXT,
+    "depth" INTEGER NOT NULL DEFAULT 0,
+    "limits" TEXT,
     "createdAt" DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "startedAt" DATETIME,
     "endedAt" DATETIME,
     CONSTRAINT "AgentGraphExecution_agentGraphId_agentGraphVersion_fkey" FOREIGN KEY ("agentGraphId", "agentGraphVersion") REFERENCES "AgentGraph" ("id", "version") ON DELETE RESTRICT ON UPDATE CASCADE,
     CONSTRAINT "AgentGraphExecution_scheduleId_fkey" FOREIGN KEY ("scheduleId") REFERENCES "AgentGraphExecutionSchedule" ("id") ON DELETE SET NULL ON UPDATE CASCADE
+);
+
+-- CreateTable
+CREATE TABLE "AgentRunInboxEntry" (
+    "runId" TEXT NOT NULL,
+    "number" INTEGER NOT NULL,
+    "kind" TEXT NOT NULL,
+    "nodeExecutionId" TEXT,
+    "key" TEXT,
+    "payload" TEXT NOT NULL DEFAULT '{}',
+    "createdAt" DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    PRIMARY KEY ("runId", "number"),
+    CONSTRAINT "AgentRunInboxEntry_runId_fkey" FOREIGN KEY ("runId") REFERENCES "AgentGraphExecution" ("id") ON DELETE CASCADE ON UPDATE CASCADE
 );
 
 -- CreateTable
@@ -99,6 +120,13 @@ CREATE TABLE "AgentNodeExecution" (
     "startedAt" DATETIME,
     "endedAt" DATETIME,
     "notBefore" DATETIME,
+    "retries" INTEGER NOT NULL DEFAULT 0,
+    "waitsFor" TEXT,
+    "childRunId" TEXT,
+    "resumed" TEXT,
+    "firstOutput" INTEGER NOT NULL DEFAULT 0,
+    "signals" TEXT,
+    "replayOfId" TEXT,
     CONSTRAINT "AgentNodeExecution_agentGraphExecutionId_fkey" FOREIGN KEY ("agentGraphExecutionId") REFERENCES "AgentGraphExecution" ("id") ON DELETE CASCADE ON UPDATE CASCADE,
     CONSTRAINT "AgentNodeExecution_agentNodeId_fkey" FOREIGN KEY ("agentNodeId") REFERENCES "AgentNode" ("id") ON DELETE RESTRICT ON UPDATE CASCADE
 );
@@ -107,6 +135,7 @@ CREATE TABLE "AgentNodeExecution" (
 CREATE TABLE "AgentNodeExecutionAttempt" (
     "agentNodeExecutionId" TEXT NOT NULL,
     "attempt" INTEGER NOT NULL,
+    "outcome" TEXT NOT NULL,
     "errorCode" TEXT,
     "error" TEXT,
     "startedAt" DATETIME,
@@ -198,7 +227,10 @@ CREATE INDEX "AgentNodeLink_agentNodeSinkId_idx" ON "AgentNodeLink"("agentNodeSi
 CREATE INDEX "AgentGraphExecution_agentGraphId_id_idx" ON "AgentGraphExecution"("agentGraphId", "id");
 
 -- CreateIndex
-CREATE INDEX "AgentGraphExecution_status_workerId_idx" ON "AgentGraphExecution"("status", "workerId");
+CREATE INDEX "AgentGraphExecution_status_priority_id_idx" ON "AgentGraphExecution"("status", "priority" DESC, "id");
+
+-- CreateIndex
+CREATE INDEX "AgentGraphExecution_wakeAt_idx" ON "AgentGraphExecution"("wakeAt");
 
 -- CreateIndex
 CREATE INDEX "AgentGraphExecution_scheduleId_status_idx" ON "AgentGraphExecution"("scheduleId", "status");
@@ -208,6 +240,9 @@ CREATE UNIQUE INDEX "AgentGraphExecution_agentGraphId_idempotencyKey_key" ON "Ag
 
 -- CreateIndex
 CREATE UNIQUE INDEX "AgentGraphExecution_parentExecutionId_parentAttempt_key" ON "AgentGraphExecution"("parentExecutionId", "parentAttempt");
+
+-- CreateIndex
+CREATE UNIQUE INDEX "AgentRunInboxEntry_runId_kind_nodeExecutionId_key_key" ON "AgentRunInboxEntry"("runId", "kind", "nodeExecutionId", "key");
 
 -- CreateIndex
 CREATE INDEX "AgentNodeExecution_agentGraphExecutionId_seq_idx" ON "AgentNodeExecution"("agentGraphExecutionId", "seq");
