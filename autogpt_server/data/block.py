@@ -94,6 +94,12 @@ class EffectUnknown(BlockError):
     code = "outcome_unknown"
 
 
+class PermanentError(BlockError):
+    """The block failed, and would fail in the same way if it were called again: no retry."""
+
+    code = "permanent_error"
+
+
 class MalformedBlock(AutoGPTServerError):
     """A block class does not keep the contract of `Block`."""
 
@@ -101,16 +107,66 @@ class MalformedBlock(AutoGPTServerError):
 
 
 class Suspend(Exception):
-    """Raised by a block to wait without holding a thread until a time (`until`, aware) or a signal of that name arrives (rule D10)."""
+    """Raised by a block to wait without holding a thread until a time (`until`, aware) or a signal of that name arrives, whichever is first (rule D10).
+
+    The block is then called again from its beginning, with `ctx.is_resumed` set. What it yielded before stays.
+    """
 
     def __init__(self, *, until: datetime | None = None, signal: str | None = None) -> None:
-        if (until is None) == (signal is None):
-            raise ValueError("Suspend takes exactly one of until= and signal=")
+        if until is None and not signal:
+            raise ValueError("Suspend takes until= or signal= or both")
         if until is not None and until.tzinfo is None:
             raise ValueError("Suspend(until=...) takes a timezone-aware time")
         super().__init__(signal or until)
         self.until = until
         self.signal = signal
+
+
+class CallGraph(Exception):
+    """Raised by a block to have another graph performed as a child run, and to be called again with its outcome (rule D11).
+
+    Called again, the block finds a `ChildResult` in `ctx.resumed_with`.
+    """
+
+    def __init__(self, graph_id: str, run_input: Mapping[str, JsonValue], *, graph_version: int | None = None) -> None:
+        """`graph_version`: None for the active one."""
+        super().__init__(graph_id)
+        self.graph_id = graph_id
+        self.graph_version = graph_version
+        self.run_input = run_input
+
+
+@dataclass(frozen=True, slots=True)
+class ChildResult:
+    """How a child run ended."""
+
+    run_id: str
+    status: str
+    """COMPLETED, FAILED or CANCELED."""
+    error: str | None
+    """Why it did not complete."""
+    outputs: Mapping[str, Sequence[JsonValue]]
+    """Name of an agent output -> its values in order."""
+
+
+class RetryPolicy(pydantic.BaseModel):
+    """When a failed attempt is followed by another (rule D7). The pauses grow from one to the next, by `factor`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    max_attempts: int = pydantic.Field(default=3, ge=1, le=100)
+    """All in all, the first one included."""
+    delay_s: float = pydantic.Field(default=1.0, ge=0, le=86_400)
+    """The pause before the second attempt."""
+    factor: float = pydantic.Field(default=2.0, ge=1, le=10)
+    max_delay_s: float = pydantic.Field(default=300.0, ge=0, le=86_400)
+
+    def delay_before(self, retry: int) -> float:
+        """Seconds to wait before retry number `retry`, from 1."""
+        return min(self.max_delay_s, self.delay_s * self.factor ** min(retry - 1, 100))
+
+
+NO_RETRY = RetryPolicy(max_attempts=1)
 
 
 def SchemaField(  # noqa: N802  (reads as a field type in a class body, like pydantic's Field)
@@ -214,7 +270,9 @@ class BlockContext:
     settings: Settings
     logger: logging.LoggerAdapter[logging.Logger]
     resumed_with: JsonValue = None
-    """After a `Suspend`: the signal's value, or None when time woke the block up."""
+    """After a `Suspend`: the signal's value, or None when time woke the block up. After a `CallGraph`: the `ChildResult`."""
+    is_resumed: bool = False
+    """Whether this call follows a `Suspend` or `CallGraph` of the same execution."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
 
@@ -245,6 +303,8 @@ class Block(ABC):
     kind: ClassVar[BlockKind] = BlockKind.STANDARD
     timeout_s: ClassVar[float | None] = None
     """Default time limit of one attempt; a node's metadata may set its own."""
+    retry: ClassVar[RetryPolicy] = NO_RETRY
+    """Whether failed attempts are repeated by default; a node's metadata may set its own. An unsafe block is repeated only after `EffectNotStarted`."""
     max_parallel: ClassVar[int] = 8
     """How many executions of one node may run at once."""
 

@@ -1,7 +1,7 @@
 """What a run's owner writes: the commit function, new runs, and the end of runs that cannot be carried on with. (What it reads is in `snapshot`.)
 
-The protocol (rules D2, D3a): a run has an `epoch`, which grows with each owner, and a `seq`, which counts its committed events. A commit names the
-epoch it belongs to and the range of events it covers, and moves both under a condition on what they were: an owner that has been
+The protocol (rules D2, D3a; `docs/durability.md`): a run has an `epoch`, which grows with each owner, and a `seq`, which counts its committed events. A
+commit names the epoch it belongs to and the range of events it covers, and moves both under a condition on what they were: an owner that has been
 replaced changes nothing, and no event is written twice or left out. These functions are plain SQL inside `Database.write` and `Database.read`, because they are
 the hot path: one trip to the database thread for many runs, few statements with many rows, nothing awaited inside.
 """
@@ -10,152 +10,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
-from autogpt_server.data.db import db_time
+from autogpt_server.data.db import db_time, from_db_time
+from autogpt_server.data.inbox import DUE, put_into_inbox
+from autogpt_server.data.run_rows import (
+    CommitOutcome,
+    CommitResult,
+    NewRun,
+    ParentLink,
+    RunChanges,
+    RunCommit,
+    cancel_of,
+    child_ended,
+)
 from autogpt_server.utils import json
 
 MAX_TAKEOVERS = 3
 """After so many owners that died without progress a run goes on alone in a worker of its own (rule D3b)."""
-
-INPUT = "input"
-CONVERTED = "converted"
-OUTPUT = "output"
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """The columns of a run that its owner changes."""
-
-    status: str
-    stats: str
-    reason: str | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-    closing: str | None = None
-    started_at: str | None = None
-    ended_at: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NodeExecutionRow:
-    """A node execution as it is written; times as text (`db_time`)."""
-
-    id: str
-    node_id: str
-    status: str
-    ordinal: int | None
-    attempt: int
-    seq: int
-    added_seq: int
-    queued_seq: int | None
-    started_seq: int | None
-    ended_seq: int | None
-    error_code: str | None
-    error: str | None
-    mixed_origin: bool
-    origins: str | None
-    added_at: str
-    queued_at: str | None
-    started_at: str | None
-    ended_at: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ValueRow:
-    """An input or output as it is written: `text` is JSON, or None where the source holds it."""
-
-    execution_id: str
-    role: str
-    ordinal: int
-    name: str
-    text: str | None
-    value_hash: str | None = None
-    source_execution_id: str | None = None
-    source_ordinal: int | None = None
-    source_part: str | None = None
-    seq: int | None = None
-    released_seq: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LargeValue:
-    """A value above the inline limit, kept once under the SHA-256 of its JSON."""
-
-    hash: str
-    text: str
-    size_bytes: int
-
-
-@dataclass(slots=True)
-class RunChanges:
-    """The rows that a range of events of one run leaves behind."""
-
-    run: RunRow
-    added: list[NodeExecutionRow] = field(default_factory=list[NodeExecutionRow])
-    changed: list[NodeExecutionRow] = field(default_factory=list[NodeExecutionRow])
-    values: list[ValueRow] = field(default_factory=list[ValueRow])
-    released: list[tuple[int, str, int]] = field(default_factory=list[tuple[int, str, int]])
-    """(seq, execution id, ordinal) of outputs that were written as held before."""
-    large: list[LargeValue] = field(default_factory=list[LargeValue])
-
-
-@dataclass(slots=True)
-class RunCommit:
-    """A contiguous range of one run's events, on its way into the database."""
-
-    run_id: str
-    epoch: int
-    worker_id: str
-    from_seq: int
-    to_seq: int
-    changes: RunChanges
-    claim: bool = False
-    """The first commit of an owner: it takes the run over from epoch - 1."""
-    progress: bool = True
-    """Whether an attempt yielded or ended in this range; takeovers without progress are counted (rule D3b)."""
-
-
-class CommitOutcome(StrEnum):
-    """What became of one run's part of a commit."""
-
-    DONE = "done"
-    FENCED = "fenced"
-    """Another worker owns the run, or it has ended: drop it."""
-    FAILED = "failed"
-    """The rows were refused; nothing of this run was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitResult:
-    """The outcome for one run, and the error for FAILED."""
-
-    outcome: CommitOutcome
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run that does not exist yet, with the rows of its first event."""
-
-    id: str
-    graph_id: str
-    graph_version: int
-    input: str
-    """JSON object."""
-    created_at: datetime
-    changes: RunChanges
-    seq: int = 1
-    priority: int = 0
-    idempotency_key: str | None = None
-    request_hash: str | None = None
-    schedule_id: str | None = None
-    rerun_of_id: str | None = None
-    parent_execution_id: str | None = None
-    parent_attempt: int | None = None
-
 
 # What is wrong with one run's rows (the last three: values that SQLite cannot hold). Everything else concerns the whole database.
 _REFUSED = (
@@ -180,11 +53,12 @@ def commit(connection: sqlite3.Connection, batch: Sequence[RunCommit]) -> list[C
 
 def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
     """Write a new run in the transaction that is open. Raises `sqlite3.IntegrityError` when a unique key exists already."""
-    row = run.changes.run
+    row, parent = run.changes.run, run.parent
     connection.execute(
         'INSERT INTO "AgentGraphExecution" ("id", "agentGraphId", "agentGraphVersion", "status", "reason", "errorCode", "errorMessage", "epoch", "seq", '
         '"takeovers", "priority", "input", "stats", "idempotencyKey", "requestHash", "scheduleId", "rerunOfId", "parentExecutionId", "parentAttempt", '
-        '"createdAt", "startedAt", "endedAt") VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+        '"parentRunId", "depth", "limits", "createdAt", "startedAt", "endedAt") '
+        "VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             run.id,
             run.graph_id,
@@ -201,14 +75,17 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
             run.request_hash,
             run.schedule_id,
             run.rerun_of_id,
-            run.parent_execution_id,
-            run.parent_attempt,
+            parent.execution_id if parent else None,
+            parent.attempt if parent else None,
+            parent.run_id if parent else None,
+            run.depth,
+            run.limits,
             db_time(run.created_at),
             row.started_at,
             row.ended_at,
         ),
     )
-    _write_changes(connection, run.id, run.changes)
+    _write_changes(connection, run.id, run.changes, db_time(run.created_at) or "")
 
 
 def committed_seq(connection: sqlite3.Connection, run_id: str) -> tuple[int, int] | None:
@@ -244,32 +121,50 @@ class WaitingRun:
     worker_id: str | None
     takeovers: int = 0
     """How many of its owners died in a row without progress."""
+    has_news: bool = False
+    """Whether its inbox has entries that were not applied yet."""
 
 
-def waiting_runs(connection: sqlite3.Connection, *, limit: int) -> list[WaitingRun]:
-    """The runs that have begun, and of those that wait to begin the first `limit`: by priority, then oldest first.
+def waiting_runs(connection: sqlite3.Connection, *, now: str, limit: int) -> list[WaitingRun]:
+    """The runs that want a worker, by priority, then oldest first.
 
-    Not those that wait for time or a person.
+    All that have begun, all that want attention at `now` (a timer, the inbox), and of those that wait to begin the first `limit`.
     """
     begun = connection.execute(
-        'SELECT "id", "priority", "workerId", "takeovers" FROM "AgentGraphExecution" WHERE "status" = \'RUNNING\' ORDER BY "id"'
+        f'{_SELECT_WAITING} WHERE "status" = \'RUNNING\' UNION {_SELECT_WAITING} WHERE "wakeAt" <= ? AND "endedAt" IS NULL ORDER BY "id"',
+        (now,),
     ).fetchall()
     queued = connection.execute(
-        'SELECT "id", "priority", "workerId", "takeovers" FROM "AgentGraphExecution" WHERE "status" = \'QUEUED\' '
-        'ORDER BY "priority" DESC, "id" LIMIT ?',
-        (limit,),
+        f'{_SELECT_WAITING} WHERE "status" = \'QUEUED\' ORDER BY "priority" DESC, "id" LIMIT ?', (limit,)
     ).fetchall()
-    return [WaitingRun(*row) for row in (*begun, *queued)]
+    return [_waiting_run(row) for row in (*begun, *queued)]
 
 
-def waiting_runs_of(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[WaitingRun]:
-    """Those of the runs that have begun or wait to begin, by priority, then oldest first."""
+def waiting_runs_of(connection: sqlite3.Connection, run_ids: Iterable[str], *, now: str) -> list[WaitingRun]:
+    """Those of the runs that have something to do, by priority, then oldest first."""
     rows = connection.execute(
-        'SELECT "id", "priority", "workerId", "takeovers" FROM "AgentGraphExecution" '
-        'WHERE "id" IN (SELECT "value" FROM json_each(?)) AND "status" IN (\'QUEUED\', \'RUNNING\') ORDER BY "priority" DESC, "id"',
-        (json.dumps(list(run_ids)),),
+        f'{_SELECT_WAITING} WHERE "id" IN (SELECT "value" FROM json_each(?)) AND '  # noqa: S608 - constants alone
+        '("status" IN (\'QUEUED\', \'RUNNING\') OR ("wakeAt" <= ? AND "endedAt" IS NULL)) ORDER BY "priority" DESC, "id"',
+        (json.dumps(list(run_ids)), now),
     )
-    return [WaitingRun(*row) for row in rows]
+    return [_waiting_run(row) for row in rows]
+
+
+def look_for_work(connection: sqlite3.Connection, *, now: str, limit: int) -> tuple[list[WaitingRun], datetime | None]:
+    """`waiting_runs`, and the earliest time after `now` at which another run will want attention."""
+    (wake_at,) = connection.execute(
+        'SELECT min("wakeAt") FROM "AgentGraphExecution" WHERE "wakeAt" > ?', (now,)
+    ).fetchone()
+    return waiting_runs(connection, now=now, limit=limit), from_db_time(wake_at)
+
+
+_SELECT_WAITING = (
+    'SELECT "id", "priority", "workerId", "takeovers", "inboxLast" > "inboxDone" FROM "AgentGraphExecution"'
+)
+
+
+def _waiting_run(row: tuple[str, int, str | None, int, int]) -> WaitingRun:
+    return WaitingRun(*row[:4], has_news=bool(row[4]))
 
 
 def abandon_run(
@@ -281,7 +176,7 @@ def abandon_run(
     """
     cursor = connection.execute(
         'UPDATE "AgentGraphExecution" SET "status" = \'FAILED\', "reason" = NULL, "errorCode" = ?, "errorMessage" = ?, "endedAt" = ?, '
-        '"workerId" = NULL, "seq" = "seq" + 1 WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
+        '"workerId" = NULL, "wakeAt" = NULL, "seq" = "seq" + 1 WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
         (code, message, ended_at, run_id, epoch, seq),
     )
     if cursor.rowcount != 1:
@@ -305,14 +200,40 @@ def abandon_run(
         "'$.canceled', coalesce(json_extract(\"stats\", '$.canceled'), 0) + :canceled) WHERE \"id\" = :run",
         {"run": run_id, "failed": failed, "canceled": canceled},
     )
+    children = connection.execute(
+        'SELECT "childRunId" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "childRunId" IS NOT NULL',
+        (run_id,),
+    )
+    for (child_id,) in children.fetchall():
+        put_into_inbox(connection, cancel_of(child_id, reason="The run that started it has ended."), at=ended_at)
+    _tell_parent(connection, run_id, at=ended_at)
     return True
+
+
+def _tell_parent(connection: sqlite3.Connection, run_id: str, *, at: str) -> None:
+    """A run has ended: if it is a child, its parent learns of it in the same transaction (rule D11)."""
+    row = connection.execute(
+        'SELECT "parentRunId", "parentExecutionId", "parentAttempt", "status", json_extract("stats", \'$.executions\'), json_extract("stats", \'$.bytes\') '
+        'FROM "AgentGraphExecution" WHERE "id" = ? AND "parentRunId" IS NOT NULL',
+        (run_id,),
+    ).fetchone()
+    if row is not None:
+        parent_run, parent_execution, attempt, status, executions, size_bytes = row
+        parent = ParentLink(run_id=parent_run, execution_id=parent_execution, attempt=attempt)
+        put_into_inbox(
+            connection,
+            child_ended(parent, run_id, status=status, executions=executions or 0, size_bytes=size_bytes or 0),
+            at=at,
+        )
 
 
 def _commit_run(connection: sqlite3.Connection, entry: RunCommit) -> CommitResult:
     connection.execute("SAVEPOINT run")
     try:
         if _advance(connection, entry):
-            _write_changes(connection, entry.run_id, entry.changes)
+            _write_changes(connection, entry.run_id, entry.changes, entry.at)
+            if entry.changes.run.ended_at is not None:
+                _tell_parent(connection, entry.run_id, at=entry.at)
             connection.execute("RELEASE run")
             return CommitResult(CommitOutcome.DONE)
         _undo(connection)
@@ -332,14 +253,16 @@ def _advance(connection: sqlite3.Connection, entry: RunCommit) -> bool:
     row = entry.changes.run
     cursor = connection.execute(
         'UPDATE "AgentGraphExecution" SET "seq" = ?, "epoch" = ?, "workerId" = ?, "takeovers" = CASE WHEN ? THEN 0 ELSE "takeovers" + ? END, "status" = ?, "reason" = ?, "errorCode" = ?, '
-        '"errorMessage" = ?, "closing" = ?, "stats" = ?, "startedAt" = ?, "endedAt" = ? '
+        '"errorMessage" = ?, "closing" = ?, "stats" = ?, "startedAt" = ?, "endedAt" = ?, "inboxDone" = ?, '
+        # What came into the inbox meanwhile wants attention even if this owner goes away now.
+        '"wakeAt" = CASE WHEN ? IS NULL AND "inboxLast" > ? THEN ? ELSE ? END '
         'WHERE "id" = ? AND "epoch" = ? AND "seq" = ? AND "endedAt" IS NULL',
         (
             entry.to_seq,
             entry.epoch,
             None if row.ended_at else entry.worker_id,
             entry.progress,
-            1 if entry.claim and entry.epoch > 1 else 0,
+            1 if entry.claim and entry.epoch > 1 and entry.former_died else 0,
             row.status,
             row.reason,
             row.error_code,
@@ -348,6 +271,11 @@ def _advance(connection: sqlite3.Connection, entry: RunCommit) -> bool:
             row.stats,
             row.started_at,
             row.ended_at,
+            entry.inbox_done,
+            row.ended_at,
+            entry.inbox_done,
+            DUE,
+            row.wake_at,
             entry.run_id,
             entry.epoch - 1 if entry.claim else entry.epoch,
             entry.from_seq,
@@ -356,65 +284,31 @@ def _advance(connection: sqlite3.Connection, entry: RunCommit) -> bool:
     return cursor.rowcount == 1
 
 
-def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChanges) -> None:
+def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChanges, at: str) -> None:
     if changes.large:
         connection.executemany(
-            'INSERT OR IGNORE INTO "AgentValue" ("hash", "data", "sizeBytes") VALUES (?, ?, ?)',
-            [(value.hash, value.text, value.size_bytes) for value in changes.large],
+            'INSERT OR IGNORE INTO "AgentValue" ("hash", "data", "sizeBytes") VALUES (?, ?, ?)', changes.large
         )
     if changes.added:
-        connection.executemany(
-            'INSERT INTO "AgentNodeExecution" ("id", "agentGraphExecutionId", "agentNodeId", "status", "ordinal", "attempt", "seq", "addedSeq", "queuedSeq", '
-            '"startedSeq", "endedSeq", "errorCode", "error", "mixedOrigin", "origins", "addedAt", "queuedAt", "startedAt", "endedAt") '
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    row.id,
-                    run_id,
-                    row.node_id,
-                    row.status,
-                    row.ordinal,
-                    row.attempt,
-                    row.seq,
-                    row.added_seq,
-                    row.queued_seq,
-                    row.started_seq,
-                    row.ended_seq,
-                    row.error_code,
-                    row.error,
-                    row.mixed_origin,
-                    row.origins,
-                    row.added_at,
-                    row.queued_at,
-                    row.started_at,
-                    row.ended_at,
-                )
-                for row in changes.added
-            ],
-        )
+        connection.executemany(_INSERT_EXECUTION, changes.added)
     if changes.changed:
-        _update_executions(connection, run_id, changes.changed)
-    if changes.values:
-        connection.executemany(
-            'INSERT INTO "AgentNodeExecutionInputOutput" ("agentNodeExecutionId", "role", "ordinal", "name", "data", "valueHash", "sourceExecutionId", '
-            '"sourceOrdinal", "sourcePart", "seq", "releasedSeq") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
-            [
-                (
-                    row.execution_id,
-                    row.role,
-                    row.ordinal,
-                    row.name,
-                    row.text,
-                    row.value_hash,
-                    row.source_execution_id,
-                    row.source_ordinal,
-                    row.source_part,
-                    row.seq,
-                    row.released_seq,
-                )
-                for row in changes.values
-            ],
+        # The ids come last there, and nothing else that is in a row stays as it was.
+        cursor = connection.executemany(
+            _UPDATE_EXECUTION, [(*row[_AFTER_IDS:], row.id, run_id) for row in changes.changed]
         )
+        if cursor.rowcount != len(changes.changed):
+            lacking = len(changes.changed) - cursor.rowcount
+            raise sqlite3.IntegrityError(
+                f"run {run_id}: {lacking} of {len(changes.changed)} node executions have ended already or do not exist"
+            )
+    if changes.discarded:
+        connection.executemany(
+            'DELETE FROM "AgentNodeExecutionInputOutput" WHERE "agentNodeExecutionId" = ? AND "role" = \'output\' AND "ordinal" >= ? '
+            'AND "releasedSeq" IS NULL',
+            changes.discarded,
+        )
+    if changes.values:
+        connection.executemany(_INSERT_VALUE, changes.values)
     if changes.released:
         cursor = connection.executemany(
             'UPDATE "AgentNodeExecutionInputOutput" SET "releasedSeq" = ? WHERE "agentNodeExecutionId" = ? AND "role" = \'output\' AND "ordinal" = ? '
@@ -423,36 +317,71 @@ def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChan
         )
         if cursor.rowcount != len(changes.released):
             raise sqlite3.IntegrityError(f"run {run_id}: outputs that were released were not held")
+    if changes.attempts:
+        connection.executemany(_INSERT_ATTEMPT, changes.attempts)
+    for child in changes.children:
+        insert_run(connection, child)
+    for entry in changes.outbox:
+        put_into_inbox(connection, entry, at=at)
 
 
-def _update_executions(connection: sqlite3.Connection, run_id: str, rows: Sequence[NodeExecutionRow]) -> None:
-    cursor = connection.executemany(
-        'UPDATE "AgentNodeExecution" SET "status" = ?, "ordinal" = ?, "attempt" = ?, "seq" = ?, "queuedSeq" = ?, "startedSeq" = ?, "endedSeq" = ?, '
-        '"errorCode" = ?, "error" = ?, "mixedOrigin" = ?, "origins" = ?, "queuedAt" = ?, "startedAt" = ?, "endedAt" = ? '
-        'WHERE "id" = ? AND "agentGraphExecutionId" = ? AND "endedAt" IS NULL',
-        [
-            (
-                row.status,
-                row.ordinal,
-                row.attempt,
-                row.seq,
-                row.queued_seq,
-                row.started_seq,
-                row.ended_seq,
-                row.error_code,
-                row.error,
-                row.mixed_origin,
-                row.origins,
-                row.queued_at,
-                row.started_at,
-                row.ended_at,
-                row.id,
-                run_id,
-            )
-            for row in rows
-        ],
-    )
-    if cursor.rowcount != len(rows):
-        raise sqlite3.IntegrityError(
-            f"run {run_id}: {len(rows) - cursor.rowcount} of {len(rows)} node executions have ended already or do not exist"
-        )
+def _insert(table: str, columns: Sequence[str]) -> str:
+    names = ", ".join(f'"{column}"' for column in columns)
+    return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join("?" * len(columns))})'  # noqa: S608 - constants alone
+
+
+# In the order of the fields of `NodeExecutionRow`, `ValueRow` and `AttemptRow`.
+EXECUTION_COLUMNS = (
+    *(
+        "id",
+        "agentGraphExecutionId",
+        "agentNodeId",
+        "status",
+        "ordinal",
+        "attempt",
+        "seq",
+        "addedSeq",
+        "queuedSeq",
+        "startedSeq",
+        "endedSeq",
+    ),
+    *(
+        "errorCode",
+        "error",
+        "mixedOrigin",
+        "origins",
+        "addedAt",
+        "queuedAt",
+        "startedAt",
+        "endedAt",
+        "notBefore",
+        "retries",
+        "waitsFor",
+    ),
+    *("childRunId", "resumed", "firstOutput", "signals", "replayOfId"),
+)
+_VALUE_COLUMNS = (
+    *(
+        "agentNodeExecutionId",
+        "role",
+        "ordinal",
+        "name",
+        "data",
+        "valueHash",
+        "sourceExecutionId",
+        "sourceOrdinal",
+        "sourcePart",
+    ),
+    *("seq", "releasedSeq"),
+)
+_ATTEMPT_COLUMNS = ("agentNodeExecutionId", "attempt", "outcome", "errorCode", "error", "startedAt", "endedAt")
+_AFTER_IDS = 3
+
+_INSERT_EXECUTION = _insert("AgentNodeExecution", EXECUTION_COLUMNS)
+_ASSIGNMENTS = ", ".join(f'"{column}" = ?' for column in EXECUTION_COLUMNS[_AFTER_IDS:])
+_UPDATE_EXECUTION = (
+    f'UPDATE "AgentNodeExecution" SET {_ASSIGNMENTS} '  # noqa: S608 - constants alone
+    'WHERE "id" = ? AND "agentGraphExecutionId" = ? AND "endedAt" IS NULL'
+)
+_INSERT_VALUE = _insert("AgentNodeExecutionInputOutput", _VALUE_COLUMNS)
+_INSERT_ATTEMPT = _insert("AgentNodeExecutionAttempt", _ATTEMPT_COLUMNS)

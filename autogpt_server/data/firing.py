@@ -17,7 +17,8 @@ from typing import Any
 
 from autogpt_server.data.db import Database, db_time, from_db_time
 from autogpt_server.data.engine import EngineError
-from autogpt_server.data.execution import NewRun, insert_run
+from autogpt_server.data.execution import insert_run
+from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.schedule import COLUMN_COUNT, COLUMNS, insert_occurrences, schedule_of_row
 from autogpt_server.data.scheduling import DueSchedule, NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, RunStatus

@@ -79,11 +79,15 @@ class RunStats(pydantic.BaseModel):
     completed: int = 0
     failed: int = 0
     canceled: int = 0
+    skipped: int = 0
     incomplete: int = 0
     unhandled: int = 0
     """Failures whose error nobody took (rule F10)."""
     bytes: int = 0
     """Size of all outputs as JSON."""
+    child_executions: int = 0
+    child_bytes: int = 0
+    """The same of child runs."""
     waited_s: float = 0.0
     """How long the run was WAITING, not counting the present wait: no limit of duration counts it (rule F12)."""
     waiting_since: datetime | None = None

@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from autogpt_server.data.db import CommitUncertain, Database, from_db_time, typed_errors
-from autogpt_server.data.execution import NewRun, committed_seq, insert_run
+from autogpt_server.data.execution import committed_seq, insert_run
 from autogpt_server.data.graph import GraphNotFound
 from autogpt_server.data.models import ErrorInfo, NodeExecution, Run, RunStats
 from autogpt_server.data.pins import MISSING, parse_parts, pick
+from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, NodeStatus, RunStatus
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -116,6 +117,26 @@ async def get_run(db: Database, run_id: str) -> Run:
     if row is None:
         raise RunNotFound(f"There is no run {run_id}.")
     return _run_of(row)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """Where a run stands, in short."""
+
+    status: str
+    error: str | None
+
+
+async def run_status(db: Database, run_id: str) -> RunEnd | None:
+    """The status of a run and why it failed, or None if there is no such run."""
+
+    def read(connection: sqlite3.Connection) -> RunEnd | None:
+        row = connection.execute(
+            'SELECT "status", "errorMessage" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
+        ).fetchone()
+        return None if row is None else RunEnd(*row)
+
+    return await db.read(read)
 
 
 async def list_runs(

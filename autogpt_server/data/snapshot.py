@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autogpt_server.data.block import ERROR_PIN
-from autogpt_server.data.execution import OUTPUT
+from autogpt_server.data.inbox import StoredEntry, read_inbox
 from autogpt_server.data.pins import MISSING, parse_parts, pick
+from autogpt_server.data.run_rows import OUTPUT
 from autogpt_server.data.status import NodeStatus
 from autogpt_server.utils import json
 
@@ -74,6 +75,14 @@ class StoredExecution:
     queued_seq: int | None
     started_seq: int | None
     ended_seq: int | None
+    not_before: str | None = None
+    retries: int = 0
+    waits_for: str | None = None
+    child_run_id: str | None = None
+    resumed: str | None = None
+    first_output: int = 0
+    signals: str | None = None
+    replay_of_id: str | None = None
     inputs: list[StoredInput] = field(default_factory=list[StoredInput])
     outputs: list[StoredOutput] = field(default_factory=list[StoredOutput])
 
@@ -125,13 +134,18 @@ class RunSnapshot:
     """(execution id, code, message) of failures that no queued execution has taken."""
     takeovers: int = 0
     """How many owners died in a row without progress."""
+    depth: int = 0
+    limits: str | None = None
+    inbox_done: int = 0
+    inbox: list[StoredEntry] = field(default_factory=list[StoredEntry])
+    """Entries that have not been applied yet."""
 
 
 def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[StaticPin] = ()) -> RunSnapshot | None:
     """Read a run that has not ended, or None. `static_pins` are the output pins whose newest value serves later executions."""
     row = connection.execute(
-        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt", "takeovers" '
-        'FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
+        'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt", "takeovers", '
+        '"depth", "limits", "inboxDone" FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
         (run_id,),
     ).fetchone()
     if row is None:
@@ -141,11 +155,16 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
         'SELECT "agentNodeId", max("ordinal") + 1 FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "ordinal" IS NOT NULL GROUP BY "agentNodeId"',
         (run_id,),
     ).fetchall()
+    *columns, takeovers, depth, limits, inbox_done = row
     is_new = row[3] == 0
     return RunSnapshot(
         run_id,
-        *row[:-1],
-        takeovers=row[-1],
+        *columns,
+        takeovers=takeovers,
+        depth=depth,
+        limits=limits,
+        inbox_done=inbox_done,
+        inbox=read_inbox(connection, run_id, after=inbox_done),
         executions=executions,
         next_ordinals=dict(ordinals),
         statics=[] if is_new else _load_statics(connection, run_id, static_pins),
@@ -156,7 +175,8 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
 def _load_executions(connection: sqlite3.Connection, run_id: str) -> list[StoredExecution]:
     rows = connection.execute(
         'SELECT "id", "agentNodeId", "status", "ordinal", "attempt", "origins", "mixedOrigin", "errorCode", "error", "addedAt", "queuedAt", "startedAt", '
-        '"endedAt", "seq", "addedSeq", "queuedSeq", "startedSeq", "endedSeq" FROM "AgentNodeExecution" e WHERE "agentGraphExecutionId" = ? AND '
+        '"endedAt", "seq", "addedSeq", "queuedSeq", "startedSeq", "endedSeq", "notBefore", "retries", "waitsFor", "childRunId", "resumed", "firstOutput", '
+        '"signals", "replayOfId" FROM "AgentNodeExecution" e WHERE "agentGraphExecutionId" = ? AND '
         '("endedAt" IS NULL OR EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" o WHERE o."agentNodeExecutionId" = e."id" AND '
         'o."role" = \'output\' AND o."releasedSeq" IS NULL)) ORDER BY "addedSeq", "id"',  # ids alone follow clocks, and owners change
         (run_id,),

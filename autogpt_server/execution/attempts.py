@@ -14,16 +14,25 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-from autogpt_server.data.block import ERROR_PIN, Block, BlockContext, BlockError, BlockSchema
+from autogpt_server.data.block import (
+    ERROR_PIN,
+    Block,
+    BlockContext,
+    BlockError,
+    BlockSchema,
+    CallGraph,
+    PermanentError,
+    Suspend,
+)
+from autogpt_server.execution.events import Ended, Suspended, Yielded
 from autogpt_server.execution.failures import describe_failure, traceback_text
 from autogpt_server.execution.gate import Gate
-from autogpt_server.execution.plan import Ended, Yielded
 from autogpt_server.execution.secrets import input_secrets, mask, settings_secrets
 from autogpt_server.execution.state import Execution, Failure
 from autogpt_server.utils import faults, json
-from autogpt_server.utils.clock import utc_now
+from autogpt_server.utils.clock import Alarm, utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.logging import get_logger
 from autogpt_server.utils.settings import Settings
@@ -43,6 +52,19 @@ class RunIds:
     graph_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class GraphCalled:
+    """The running attempt is over because its block wants another graph performed (rule D11)."""
+
+    execution_id: str
+    at: datetime
+    call: CallGraph
+
+
+AttemptEvent: TypeAlias = Yielded | Ended | Suspended | GraphCalled
+"""What an attempt reports: any number of values, and then one of the others."""
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One call of a block."""
@@ -51,11 +73,17 @@ class Attempt:
     number: int
     run: RunIds
     gate: Gate
-    report: Callable[[Attempt, Yielded | Ended], None]
+    report: Callable[[Attempt, AttemptEvent], None]
     """Called with each event, in order, from whatever thread the block runs in."""
     stopped: threading.Event = field(default_factory=threading.Event)
     task: asyncio.Task[Any] | None = None
     """The task that an async block runs in, once it runs."""
+    resumed_with: Any = None
+    """What the block is called again with."""
+    time_limit: Alarm | None = None
+    """Goes off when the attempt has taken too long."""
+    is_over: bool = False
+    """Whether its end has been reported. Set on the worker's loop."""
 
     def stop(self) -> None:
         """Ask the attempt to end: at its next yield in a thread, at its next await on the loop."""
@@ -65,13 +93,13 @@ class Attempt:
             self.task.cancel()
 
 
-class UnknownOutputPin(BlockError):
+class UnknownOutputPin(PermanentError):
     """The block yielded on a pin that it does not have."""
 
     code = "unknown_output_pin"
 
 
-class ValueTooLarge(BlockError):
+class ValueTooLarge(PermanentError):
     """The block yielded a value that is larger than the limit."""
 
     code = "value_too_large"
@@ -89,6 +117,7 @@ class Performer:
     def run_in_thread(self, attempt: Attempt) -> None:
         """Perform an attempt of a block with a plain `run`; returns when it has ended."""
         failure: Failure | None = None
+        wish: Suspend | CallGraph | None = None
         stopped = attempt.stopped.is_set()
         values: Generator[Any] | None = None
         try:
@@ -101,6 +130,8 @@ class Performer:
                     event = self._yielded(attempt.execution, item)
                     attempt.gate.wait_in_thread(attempt.stopped)
                     self._pass_on(attempt, event)
+        except (Suspend, CallGraph) as asked:
+            wish = asked
         except BaseException as error:  # noqa: BLE001 - a block may raise SystemExit or worse; its end is recorded, and this thread lives on
             failure = self._failure(attempt, error)
         if values is not None:
@@ -110,13 +141,14 @@ class Performer:
                 failure = failure or self._failure(attempt, error)
         if os.getpid() != self._pid:
             os._exit(0)  # the block forked, and this is the child coming home: everything here is the parent's
-        self._end(attempt, failure, stopped=stopped)
+        self._end(attempt, failure, wish, stopped=stopped)
 
     async def run_on_loop(self, attempt: Attempt) -> None:
         """Perform an attempt of a block with an async `run`; returns when it has ended."""
         # From here on `stop` may cancel. Canceled before its first step, a task would never come here and tell its end.
         attempt.task = asyncio.current_task()
         failure: Failure | None = None
+        wish: Suspend | CallGraph | None = None
         stopped = attempt.stopped.is_set()
         values: AsyncGenerator[Any] | None = None
         try:
@@ -133,6 +165,8 @@ class Performer:
         except asyncio.CancelledError:
             stopped = attempt.stopped.is_set()
             failure = None if stopped else Failure("block_failed", "The block was canceled from within.")
+        except (Suspend, CallGraph) as asked:
+            wish = asked
         except BaseException as error:  # noqa: BLE001 - as above
             failure = self._failure(attempt, error)
         attempt.task = None
@@ -141,7 +175,7 @@ class Performer:
                 await values.aclose()
             except BaseException as error:  # noqa: BLE001 - as above
                 failure = failure or self._failure(attempt, error)
-        self._end(attempt, failure, stopped=stopped)
+        self._end(attempt, failure, wish, stopped=stopped)
 
     def _call(self, attempt: Attempt) -> Any:
         execution, block = attempt.execution, attempt.execution.node.block
@@ -155,10 +189,19 @@ class Performer:
         attempt.report(attempt, event)
         faults.reach("attempt.yield.after")
 
-    def _end(self, attempt: Attempt, failure: Failure | None, *, stopped: bool) -> None:
+    def _end(
+        self, attempt: Attempt, failure: Failure | None, wish: Suspend | CallGraph | None, *, stopped: bool
+    ) -> None:
         faults.reach("attempt.end.before")
+        execution_id, now = attempt.execution.id, self._now()
         stopped = stopped or (failure is not None and attempt.stopped.is_set())
-        attempt.report(attempt, Ended(attempt.execution.id, self._now(), failure, stopped))
+        match wish:
+            case Suspend() if failure is None:
+                attempt.report(attempt, Suspended(execution_id, now, wish.until, wish.signal))
+            case CallGraph() if failure is None:
+                attempt.report(attempt, GraphCalled(execution_id, now, wish))
+            case _:
+                attempt.report(attempt, Ended(execution_id, now, failure, stopped))
 
     def _yielded(self, execution: Execution, item: object) -> Yielded:
         kind = type(item).__name__
@@ -192,7 +235,7 @@ class Performer:
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
         secrets = _Secrets(self.settings, attempt.execution)
         failure = describe_failure(error)
-        failure = Failure(failure.code, mask(failure.message, secrets.texts))
+        failure = Failure(failure.code, mask(failure.message, secrets.texts), failure.kind)
         if not isinstance(
             error, AutoGPTServerError
         ):  # not a foreseen failure: whoever mends the block wants to see where
@@ -214,6 +257,8 @@ class Performer:
             graph_version=attempt.run.graph_version,
             attempt=attempt.number,
             idempotency_key=execution.id,
+            resumed_with=attempt.resumed_with,
+            is_resumed=execution.resumed is not None,
             settings=self.settings,
             logger=_BlockLog(execution.node.block.name, ids, _Secrets(self.settings, execution)),
             now=self._now,

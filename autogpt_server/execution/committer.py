@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, typed_errors
-from autogpt_server.data.execution import CommitOutcome, CommitResult, RunCommit, commit, committed_seq
+from autogpt_server.data.execution import commit, committed_seq
+from autogpt_server.data.run_rows import CommitOutcome, CommitResult, RunCommit
 from autogpt_server.utils import faults
 from autogpt_server.utils.logging import get_logger
 

@@ -7,8 +7,8 @@ import traceback
 
 import pydantic
 
-from autogpt_server.data.block import Suspend
-from autogpt_server.execution.state import Failure
+from autogpt_server.data.block import EffectNotStarted, EffectUnknown, PermanentError
+from autogpt_server.execution.state import Failure, FailureKind
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.json import InvalidJSONValue
 
@@ -20,15 +20,14 @@ def describe_failure(error: BaseException) -> Failure:
     """An exception as a failure that can be shown: a code that programs may rely on, and the message. Never raises."""
     match error:
         case InvalidJSONValue():
-            return Failure(error.code, f"The block yielded a value that is not JSON: {message_of(error)}")
+            words = f"The block yielded a value that is not JSON: {message_of(error)}"
+            return Failure(error.code, words, FailureKind.PERMANENT)
         case AutoGPTServerError():
-            return Failure(error.code, message_of(error))
-        case Suspend():
-            return Failure(
-                "not_supported", "The block asked to be suspended, which this version of the server cannot do yet."
-            )
+            return Failure(error.code, message_of(error), _kind_of(error))
         case pydantic.ValidationError():
-            return Failure("invalid_input", f"The input does not fit the block: {_problems(error)}")
+            return Failure(
+                "invalid_input", f"The input does not fit the block: {_problems(error)}", FailureKind.PERMANENT
+            )
         case SystemExit() | KeyboardInterrupt() | GeneratorExit():
             return Failure("block_failed", f"The block tried to end the process ({type(error).__name__}).")
         case MemoryError():
@@ -36,6 +35,18 @@ def describe_failure(error: BaseException) -> Failure:
         case _:
             words = message_of(error)
             return Failure("block_failed", f"{type(error).__name__}: {words}" if words else type(error).__name__)
+
+
+def _kind_of(error: AutoGPTServerError) -> FailureKind:
+    match error:
+        case EffectNotStarted():
+            return FailureKind.NOT_STARTED
+        case EffectUnknown():
+            return FailureKind.UNKNOWN
+        case PermanentError():
+            return FailureKind.PERMANENT
+        case _:
+            return FailureKind.ORDINARY
 
 
 def message_of(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autogpt_server.utils.service import expose
 
@@ -16,6 +16,8 @@ class Assignment:
     run_ids: list[str]
     suspects: list[str]
     """Those of them that were with a worker when it died: they may have killed it."""
+    nudged: list[str] = field(default_factory=list[str])
+    """Runs that the worker holds already, and that have something new in their inbox."""
 
 
 class ManagerInterface:
@@ -34,6 +36,11 @@ class ManagerInterface:
 
         `received` is the number of the last assignment that has arrived; one that was lost on its way is thereby known to be.
         """
+        raise NotImplementedError
+
+    @expose()
+    async def replace_worker(self, worker_id: str) -> None:
+        """Called by a worker that has to end: start another one in its place now."""
         raise NotImplementedError
 
 

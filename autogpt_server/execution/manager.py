@@ -13,12 +13,14 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from autogpt_server.data.db import Database, DatabaseUnavailable, typed_errors
-from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, waiting_runs, waiting_runs_of
+from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed_errors
+from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, look_for_work, waiting_runs_of
 from autogpt_server.execution.dispatch import Bench, Dispatcher
 from autogpt_server.execution.interfaces import Assignment, ManagerInterface
 from autogpt_server.utils import faults
+from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.instance import Instance
 from autogpt_server.utils.logging import get_logger
@@ -41,6 +43,7 @@ WORKER_RESTARTS = RestartPolicy(max_delay_s=2.0, give_up_after=1_000_000_000)
 """Workers are started again for ever: one run that kills its worker must not end the server for all others."""
 MAX_SOLO_WORKERS = 2
 """Workers, besides the others, that each perform one run which has killed its owners (rule D3b)."""
+_SHORTEST_PAUSE_S = 0.01
 _WORKER = "autogpt_server.execution.worker:Worker"
 
 
@@ -85,13 +88,18 @@ class ExecutionManager(ManagerInterface, AppService):
         self._solos: dict[str, _Solo] = {}
         """Name of a worker process -> the one run that it is for."""
         self._solo_numbers = itertools.count(1)
+        self._worker_numbers = itertools.count(1)
+        self._replaced: set[str] = set()
+        """Names of worker processes that are about to end, and have another in their place."""
+        self._nudges: dict[str, set[str]] = {}
+        """Worker -> runs it holds whose inbox it has to read."""
 
     async def serve(self, context: ProcessContext) -> None:
         """Keep the workers running and the queue moving until drained."""
         self._loop = asyncio.get_running_loop()
         self._log_setup = context.log_setup
         self._supervisor = supervisor = Supervisor(
-            [self._worker_spec(f"worker-{number}") for number in range(1, self.settings.num_graph_workers + 1)],
+            [self._next_worker_spec() for _ in range(self.settings.num_graph_workers)],
             on_event=self._pass_worker_event,
             drain_limit_s=self.settings.drain_limit_s,
             policy=WORKER_RESTARTS,
@@ -144,6 +152,16 @@ class ExecutionManager(ManagerInterface, AppService):
             if self._waiters.get(worker_id) is waiter:
                 del self._waiters[worker_id]
 
+    async def replace_worker(self, worker_id: str) -> None:
+        """Start a worker in the place of one that has to end."""
+        name = next((name for name, known in self._workers.items() if known == worker_id), None)
+        if name is None or self._is_draining or name in self._replaced:
+            return
+        self._replaced.add(name)
+        self._supervisor.let_go(name)
+        if name not in self._solos:
+            self._supervisor.add(self._next_worker_spec())
+
     def _answer_waiters(self) -> None:
         if self._is_draining:
             return
@@ -152,12 +170,15 @@ class ExecutionManager(ManagerInterface, AppService):
         self._answer_solos()
         self._dispatcher.assign(waiter.bench for worker_id, waiter in self._waiters.items() if worker_id in ours)
         for worker_id, waiter in list(self._waiters.items()):
-            if not waiter.bench.given:
+            nudged = self._nudges.pop(worker_id, set[str]())
+            if not (waiter.bench.given or nudged):
                 continue
             del self._waiters[worker_id]
             last = self._last.get(worker_id)
             given = waiter.bench.given
-            answer = Assignment((last.number if last else 0) + 1, given, self._dispatcher.suspects(given))
+            answer = Assignment(
+                (last.number if last else 0) + 1, given, self._dispatcher.suspects(given), sorted(nudged)
+            )
             self._last[worker_id] = answer
             if faults.reach("manager.assign.after"):
                 waiter.answered.cancel()
@@ -165,6 +186,9 @@ class ExecutionManager(ManagerInterface, AppService):
                 waiter.answered.set_result(answer)
 
     # --- workers -------------------------------------------------------------------------------------------------
+
+    def _next_worker_spec(self) -> ProcessSpec:
+        return self._worker_spec(f"worker-{next(self._worker_numbers)}")
 
     def _worker_spec(self, name: str, *, is_solo: bool = False) -> ProcessSpec:
         return ProcessSpec(
@@ -192,9 +216,11 @@ class ExecutionManager(ManagerInterface, AppService):
     def _on_exit(self, event: ProcessEvent) -> None:
         worker_id = self._workers.pop(event.name, None)
         self._solos.pop(event.name, None)
+        self._replaced.discard(event.name)
         if worker_id is not None:
             self._waiters.pop(worker_id, None)
             self._last.pop(worker_id, None)
+            self._nudges.pop(worker_id, None)
             lost = self._dispatcher.worker_died(worker_id)
             Instance(self.settings).worker_lock(worker_id).discard()
             if not self._is_draining:
@@ -207,15 +233,19 @@ class ExecutionManager(ManagerInterface, AppService):
         while True:
             self._sweep_now.clear()
             faults.reach("manager.sweep.before")
+            pause_s = SWEEP_S
+            now = utc_now()
             try:
                 with typed_errors():
-                    runs = await db.read(lambda connection: waiting_runs(connection, limit=SWEEP_RUNS))
+                    runs, wake_at = await db.read(partial(look_for_work, now=db_time(now) or "", limit=SWEEP_RUNS))
             except DatabaseUnavailable as error:
                 log.error("queue cannot be read, trying again", error=str(error))  # noqa: TRY400
             else:
                 self._offer(runs)
+                if wake_at is not None:
+                    pause_s = min(pause_s, max(_SHORTEST_PAUSE_S, (wake_at - now).total_seconds()))
             try:
-                await asyncio.wait_for(self._sweep_now.wait(), SWEEP_S)
+                await asyncio.wait_for(self._sweep_now.wait(), pause_s)
             except TimeoutError:
                 continue
 
@@ -226,7 +256,10 @@ class ExecutionManager(ManagerInterface, AppService):
             hinted, self._hinted = self._hinted, set()
             try:
                 with typed_errors():
-                    runs = await db.read(lambda connection, ids=hinted: waiting_runs_of(connection, ids))
+                    now = db_time(utc_now()) or ""
+                    runs = await db.read(
+                        lambda connection, ids=hinted, at=now: waiting_runs_of(connection, ids, now=at)
+                    )
             except DatabaseUnavailable as error:
                 log.warning("hints lost, the next sweep finds the runs", error=str(error))
             else:
@@ -236,6 +269,11 @@ class ExecutionManager(ManagerInterface, AppService):
         ours = set(self._workers.values())
         gone: dict[str, bool] = {}
         for run in runs:
+            holder = self._dispatcher.holder(run.id)
+            if holder is not None:
+                if run.has_news:
+                    self._nudges.setdefault(holder, set()).add(run.id)
+                continue
             owner = run.worker_id
             if owner is not None and owner not in ours:
                 if owner not in gone:

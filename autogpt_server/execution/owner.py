@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
-from autogpt_server.data.block import Effects
-from autogpt_server.data.execution import MAX_TAKEOVERS, CommitOutcome, CommitResult, RunCommit
+from autogpt_server.data.block import CallGraph, Effects
+from autogpt_server.data.db import db_time
+from autogpt_server.data.execution import MAX_TAKEOVERS
+from autogpt_server.data.inbox import StoredEntry
+from autogpt_server.data.run_rows import CommitOutcome, CommitResult, RunCommit
 from autogpt_server.data.snapshot import RunSnapshot
 from autogpt_server.data.status import NodeStatus, RunStatus
-from autogpt_server.execution.attempts import Attempt, RunIds
+from autogpt_server.execution.attempts import Attempt, AttemptEvent, GraphCalled, RunIds
+from autogpt_server.execution.events import Close, Due, Ended, Event, OwnerDied, Started, Suspended, TimedOut, Yielded
 from autogpt_server.execution.failures import traceback_text
+from autogpt_server.execution.flow import RunLimits, Todo
 from autogpt_server.execution.gate import Gate
-from autogpt_server.execution.plan import Close, Ended, Event, OwnerDied, Planner, Started, Todo, Yielded
+from autogpt_server.execution.news import event_of
+from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.rows import take_changes
 from autogpt_server.execution.state import Execution, Failure, RunState
+from autogpt_server.utils.clock import Alarm
 from autogpt_server.utils.logging import get_logger
 
 log = get_logger(__name__)
@@ -25,12 +34,24 @@ _INTERNAL = Failure(
 )
 
 
+_LONGEST_ALARM_S = 86_400.0
+"""Further off, an alarm is set again on the way: the clock may have been set meanwhile."""
+KEEP_WAITING_S = 2.0
+"""A run that waits for a time no further off than this stays with its worker."""
+
+
 class Workshop(Protocol):
     """What an owner needs of its worker."""
 
     worker_id: str
+    cancel_grace_s: float
+    """How long an attempt may go on after it was told to stop."""
 
     def now(self) -> datetime: ...
+
+    def call_later(self, delay_s: float, perform: Callable[[], None]) -> Alarm:
+        """Have something done on the loop after a while."""
+        ...
 
     def enqueue(self, owner: RunOwner, execution: Execution) -> None:
         """Start the execution as soon as there is room, with `RunOwner.begin`."""
@@ -40,12 +61,20 @@ class Workshop(Protocol):
         """Call the block."""
         ...
 
-    def report(self, owner: RunOwner, attempt: Attempt, event: Yielded | Ended) -> None:
+    def report(self, owner: RunOwner, attempt: Attempt, event: AttemptEvent) -> None:
         """Bring an event to the loop. Called from any thread."""
         ...
 
     def discard(self, attempt: Attempt) -> None:
         """An attempt that was to be launched will not be: its room is free."""
+        ...
+
+    def call_graph(self, owner: RunOwner, execution: Execution, call: CallGraph, limits: RunLimits) -> None:
+        """Prepare a child run, and then tell `RunOwner.graph_prepared`."""
+        ...
+
+    def stuck(self, attempt: Attempt) -> None:
+        """The attempt goes on though it was told to stop: only the end of its process ends it (rule D7)."""
         ...
 
     def changed(self, owner: RunOwner) -> None:
@@ -108,14 +137,30 @@ class RunOwner:
         self._waiting_for_commit: list[tuple[int, Attempt]] = []
         self._is_gone = False
         self._failure: Failure | None = None
+        self._alarm: Alarm | None = None
+        self._alarm_at: datetime | None = None
+        self._former_died = snapshot.status == RunStatus.RUNNING
+        self._news = snapshot.inbox
 
     def take_up(self) -> None:
         """Begin: carry on where the last owner, or the one who made the run, left off."""
         if self._epoch > 1:
             self._ahead.progress = self._is_hopeless  # what killed its workers will be over
             self.apply(OwnerDied(self._workshop.now(), self._is_hopeless))
+            self._wake_up()
         else:
             self._perform(self._planner.resume())
+        self.receive(self._news)
+
+    def receive(self, entries: Iterable[StoredEntry]) -> None:
+        """Apply what has come into the run's inbox, each entry once."""
+        for entry in entries:
+            if self._is_gone or self._failure is not None:
+                return
+            if entry.number > self.state.inbox_done:
+                self.state.inbox_done = entry.number
+                self._ahead.progress = True
+                self.apply(event_of(entry, self._workshop.now()))
 
     def apply(self, event: Event) -> None:
         """One event, and what follows from it."""
@@ -127,7 +172,7 @@ class RunOwner:
             execution = self.state.live.get(event.execution_id)
             # What a pure block repeats after a crash is no progress.
             self._ahead.progress |= execution is not None and execution.replayed >= len(execution.replay)
-        elif isinstance(event, Ended):
+        elif isinstance(event, Ended | Suspended):
             self._attempts.pop(event.execution_id, None)
             self._ahead.progress = True
         todo = self._planner.apply(event)
@@ -144,13 +189,45 @@ class RunOwner:
         attempt = Attempt(execution, execution.attempt, self.ids, self.gate, self._report)
         self._attempts[execution.id] = attempt
         if not self._is_suspect and execution.node.effects_of(execution.input or {}) is Effects.PURE:
-            self._workshop.launch(attempt)
+            self._launch(attempt)
         else:  # what touches the outside starts only once it is on record that it was started
             self._waiting_for_commit.append((self.state.seq, attempt))
         return True
 
-    def _report(self, attempt: Attempt, event: Yielded | Ended) -> None:
+    def take(self, event: AttemptEvent) -> None:
+        """What an attempt has reported; called on the loop, in order."""
+        if not isinstance(event, GraphCalled):
+            self.apply(event)
+        elif not self._is_gone and (execution := self.state.live.get(event.execution_id)) is not None:
+            self._workshop.call_graph(self, execution, event.call, self._planner.remaining(self._workshop.now()))
+
+    def graph_prepared(self, event: Suspended | Ended) -> None:
+        """A child run is ready to be written, or cannot be."""
+        self.apply(event)
+
+    def _report(self, attempt: Attempt, event: AttemptEvent) -> None:
         self._workshop.report(self, attempt, event)
+
+    def _launch(self, attempt: Attempt) -> None:
+        limit_s = attempt.execution.node.timeout_s
+        if limit_s is not None:
+            attempt.time_limit = self._workshop.call_later(limit_s, partial(self._time_out, attempt))
+        self._workshop.launch(attempt)
+
+    def _time_out(self, attempt: Attempt) -> None:
+        if not attempt.is_over:
+            self.apply(TimedOut(attempt.execution.id, self._workshop.now()))
+
+    def _stop(self, attempt: Attempt) -> None:
+        """Ask an attempt to end, and see to it that it does."""
+        if attempt.stopped.is_set():
+            return
+        attempt.stop()
+        self._workshop.call_later(self._workshop.cancel_grace_s, partial(self._insist, attempt))
+
+    def _insist(self, attempt: Attempt) -> None:
+        if not attempt.is_over:
+            self._workshop.stuck(attempt)
 
     def check_time(self, now: datetime) -> None:
         """End the run if it has taken too long, though nothing happens in it."""
@@ -171,6 +248,9 @@ class RunOwner:
             changes=take_changes(self.state, inline_value_bytes=self._inline_value_bytes),
             claim=self._cut_epoch != self._epoch,
             progress=self._ahead.progress,
+            former_died=self._former_died,
+            inbox_done=self.state.inbox_done,
+            at=db_time(self._workshop.now()) or "",
         )
         self._cut_epoch, self._cut_seq = self._epoch, self.state.seq
         self._in_flight, self._ahead = self._ahead, _Ahead()
@@ -212,7 +292,7 @@ class RunOwner:
     def stop_attempts(self) -> None:
         """Ask all running attempts to end."""
         for attempt in self._attempts.values():
-            attempt.stop()
+            self._stop(attempt)
 
     def drop(self) -> None:
         """Have nothing more to do with the run."""
@@ -220,9 +300,18 @@ class RunOwner:
             self._leave()
             self._workshop.release(self)
 
+    def release_if_idle(self) -> None:
+        """Have nothing more to do with the run if nothing of it happens here: another worker takes it over."""
+        if not self._attempts and self._in_flight is None and self.durable_seq == self.state.seq:
+            self.drop()
+
     def _leave(self) -> None:
         self._is_gone = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         for _, attempt in self._waiting_for_commit:
+            attempt.is_over = True
+            self._attempts.pop(attempt.execution.id, None)
             self._workshop.discard(attempt)
         self._waiting_for_commit.clear()
         self.stop_attempts()
@@ -233,18 +322,47 @@ class RunOwner:
         self._waiting_for_commit = [(at, attempt) for at, attempt in self._waiting_for_commit if at > seq]
         for attempt in begun:
             if attempt.stopped.is_set():
+                attempt.is_over = True
                 self._workshop.discard(attempt)
-                self.apply(Ended(attempt.execution.id, self._workshop.now(), stopped=True))
+                self.apply(Ended(attempt.execution.id, self._workshop.now(), stopped=True, called=False))
             else:
-                self._workshop.launch(attempt)
-        is_over = self.state.status.is_terminal or self.state.status is RunStatus.WAITING
-        if is_over and self.durable_seq == self.state.seq:
+                self._launch(attempt)
+        if self.durable_seq == self.state.seq and (self.state.status.is_terminal or self._waits_long()):
             self.drop()
+
+    def _waits_long(self) -> bool:
+        if self.state.status is not RunStatus.WAITING:
+            return False
+        wake_at = self.state.wake_at()
+        return wake_at is None or (wake_at - self._workshop.now()).total_seconds() > KEEP_WAITING_S
+
+    def _set_alarm(self) -> None:
+        """Be called when the first of those that wait for a time may move on."""
+        wake_at = self.state.wake_at()
+        if wake_at == self._alarm_at:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._alarm_at = wake_at
+        if wake_at is not None:
+            delay_s = (wake_at - self._workshop.now()).total_seconds()
+            self._alarm = self._workshop.call_later(min(max(0.0, delay_s), _LONGEST_ALARM_S), self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._alarm_at = None
+        wake_at, now = self.state.wake_at(), self._workshop.now()
+        if wake_at is not None and wake_at <= now:
+            self.apply(Due(now))
+        elif not self._is_gone:
+            self._set_alarm()  # the clock was set back, or the wait is longer than an alarm can be
 
     def _perform(self, todo: Todo) -> None:
         for execution in todo.stop:
             attempt = self._attempts.get(execution.id)
             if attempt is not None:
-                attempt.stop()
+                self._stop(attempt)
         for execution in todo.start:
             self._workshop.enqueue(self, execution)
+        if self.state.timers or self._alarm_at is not None:
+            self._set_alarm()

@@ -9,112 +9,52 @@ Words: a *slot* is a linked pin of a sink with its dynamic parts; a *token* is a
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from autogpt_server.data.block import ERROR_PIN, Effects
-from autogpt_server.data.convert import ConversionError, MissingInput
-from autogpt_server.data.pins import MISSING, PinMergeError, merge_slots, pick
+from autogpt_server.data.run_rows import AttemptOutcome, cancel_of
 from autogpt_server.data.status import NodeStatus, RunStatus
+from autogpt_server.execution.events import (
+    ChildEnded,
+    Close,
+    Due,
+    Ended,
+    Event,
+    OwnerDied,
+    Resolution,
+    Resolved,
+    Signaled,
+    Started,
+    Suspended,
+    TimedOut,
+    Yielded,
+)
+from autogpt_server.execution.flow import Flow, RunLimits, Todo
 from autogpt_server.execution.state import (
-    MIXED,
+    TIMEOUT,
+    EndedAttempt,
     Execution,
     Failure,
-    InputRow,
-    NodeState,
-    Output,
-    RunState,
+    FailureKind,
+    Resumed,
+    Signal,
     Token,
 )
-from autogpt_server.execution.topology import OutLink, PlannedNode, Release, output_key
+from autogpt_server.execution.topology import OnInterrupted, Release
 from autogpt_server.utils import json
-from autogpt_server.utils.json import InvalidJSONValue
+
+MAX_AUTOMATIC_REPEATS = 3
+"""How often a node with `on_interrupted` = `retry` is repeated before a person is asked nevertheless."""
+
+_OUTCOME_UNKNOWN = "outcome_unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """An attempt begins: the block is about to be called."""
-
-    execution_id: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Yielded:
-    """The running attempt yielded a value. `text` is the value as JSON."""
-
-    execution_id: str
-    at: datetime
-    pin: str
-    value: Any
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The running attempt is over: it failed, or was stopped, or else did all it had to do."""
-
-    execution_id: str
-    at: datetime
-    failure: Failure | None = None
-    stopped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The run shall end early: `status` is CANCELED, or FAILED at a limit."""
-
-    at: datetime
-    status: RunStatus
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class OwnerDied:
-    """The run's former owner died; this is the first event of the next one (rule D4)."""
-
-    at: datetime
-    is_hopeless: bool = False
-    """Owners have died again and again without progress, the last one with nothing but this run: what was running is not tried again."""
-
-
-Event = Started | Yielded | Ended | Close | OwnerDied
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunLimits:
-    """Where a run is ended (rule F12)."""
-
-    max_executions: int
-    max_bytes: int
-    max_duration_s: float
-
-
-@dataclass(slots=True)
-class Todo:
-    """What has to be done after an event."""
-
-    start: list[Execution] = field(default_factory=list[Execution])
-    """Handed out: may start as soon as there is room."""
-    stop: list[Execution] = field(default_factory=list[Execution])
-    """Running attempts that must be stopped."""
-    run_ended: bool = False
-
-
-class Planner:
+class Planner(Flow):
     """Applies events to one run, in the order in which they are given."""
-
-    def __init__(self, state: RunState, *, new_id: Callable[[], str], limits: RunLimits) -> None:
-        self.state = state
-        self._new_id = new_id
-        self._limits = limits
-        self._todo = Todo()
-        self._deliveries: deque[tuple[OutLink, Token]] = deque()
-        """Tokens on their way. A queue, not recursion: a loop of failing conversions may be long."""
-        self._delivering = False
 
     def start(self, given: Mapping[int, Mapping[str, Any]], at: datetime) -> Todo:
         """Begin the run (rule F1): queue the first execution of each start node with its part of the run's input.
@@ -140,20 +80,51 @@ class Planner:
         state = self.state
         state.seq += 1
         match event:
-            case Yielded():
-                if (execution := state.live.get(event.execution_id)) is not None:
-                    self._yielded(execution, event)
-            case Ended():
-                if (execution := state.live.get(event.execution_id)) is not None:
-                    self._ended(execution, event)
-            case Started():
-                if (execution := state.live.get(event.execution_id)) is not None:
-                    self._started(execution, event.at)
             case Close():
                 self._close(event.status, event.failure, event.at)
             case OwnerDied():
                 self._owner_died(event)
+            case Due():
+                self._due(event.at)
+            case _:
+                if (execution := state.live.get(event.execution_id)) is not None:
+                    self._happened_to(execution, event)
         return self._settle(event.at)
+
+    def _happened_to(
+        self,
+        execution: Execution,
+        event: Started | Yielded | Ended | Suspended | TimedOut | Resolved | Signaled | ChildEnded,
+    ) -> None:
+        match event:
+            case Yielded():
+                self._yielded(execution, event)
+            case Ended():
+                self._ended(execution, event)
+            case Started():
+                self._started(execution, event.at)
+            case Suspended():
+                self._suspended(execution, event)
+            case TimedOut():
+                self._timed_out(execution)
+            case Resolved():
+                self._resolved(execution, event)
+            case Signaled():
+                self._signaled(execution, Signal(event.name, event.value))
+            case ChildEnded():
+                self._child_ended(execution, event)
+
+    def remaining(self, at: datetime) -> RunLimits:
+        """What is left of the limits: what a child run may take (rule D11)."""
+        stats = self.state.stats
+        moved_s = (
+            0.0 if self.state.started_at is None else (at - self.state.started_at).total_seconds() - stats.waited_s
+        )
+        return RunLimits(
+            max_executions=max(0, self._limits.max_executions - stats.executions - stats.child_executions),
+            max_bytes=max(0, self._limits.max_bytes - stats.bytes - stats.child_bytes),
+            max_duration_s=max(0.0, self._limits.max_duration_s - moved_s),
+        )
 
     # --- attempts ------------------------------------------------------------------------------------------------
 
@@ -163,6 +134,7 @@ class Planner:
         execution.become(NodeStatus.RUNNING)
         execution.attempt += 1
         execution.replayed = 0
+        execution.failure = None
         execution.started_at = at
         execution.started_seq = self.state.seq
         self._touch(execution)
@@ -177,9 +149,12 @@ class Planner:
         if execution.replayed < len(execution.replay):
             self._compare_with_replay(execution, event)
             return
+        if execution.node.retry.max_attempts > 1:
+            execution.replay.append((event.pin, event.text))
+            execution.replayed += 1
         self._add_output(execution, event.pin, event.value, event.text)
         self._flush_node(execution.node, event.at)
-        if self.state.stats.bytes > self._limits.max_bytes:
+        if self.state.stats.bytes + self.state.stats.child_bytes > self._limits.max_bytes:
             self._over_limit(
                 f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting MAX_RUN_BYTES).",
                 event.at,
@@ -196,42 +171,236 @@ class Planner:
         message = "The block is declared pure, but when it ran again after a crash it did not yield the same values; declare its true effects."
         self._finish(execution, NodeStatus.FAILED, Failure("not_pure", message), at)
 
+    def _timed_out(self, execution: Execution) -> None:
+        if execution.status is not NodeStatus.RUNNING or execution.is_timed_out:
+            return
+        limit = execution.node.timeout_s or 0.0
+        execution.failure = Failure(
+            TIMEOUT, f"The block was stopped because it took longer than {limit:g} s (timeout_s)."
+        )
+        self._touch(execution)
+        self._todo.stop.append(execution)
+
     def _ended(self, execution: Execution, event: Ended) -> None:
         if execution.status is not NodeStatus.RUNNING:
             return
-        if event.stopped:
-            self._finish(execution, NodeStatus.CANCELED, event.failure, event.at)
+        at = event.at
+        is_unfinished = event.stopped or event.failure is not None
+        if not is_unfinished and execution.replayed < len(execution.replay):
+            self._fail_not_pure(execution, at)
+        elif not is_unfinished:
+            self._finish(execution, NodeStatus.COMPLETED, None, at)
+        elif self.state.closing is not None:
+            self._ended_while_closing(execution, event)
+        elif execution.failure is not None and execution.is_timed_out:
+            self._attempt_failed(execution, execution.failure, at, is_unknown=event.called)
         elif event.failure is not None:
-            self._finish(execution, NodeStatus.FAILED, event.failure, event.at)
-        elif execution.replayed < len(execution.replay):
-            self._fail_not_pure(execution, event.at)
+            self._attempt_failed(execution, event.failure, at, is_unknown=event.failure.kind is FailureKind.UNKNOWN)
         else:
-            self._finish(execution, NodeStatus.COMPLETED, None, event.at)
+            self._finish(execution, NodeStatus.CANCELED, None, at)
+
+    def _ended_while_closing(self, execution: Execution, event: Ended) -> None:
+        if not event.stopped:
+            self._finish(execution, NodeStatus.FAILED, event.failure, event.at)
+        else:
+            is_unknown = event.called and self._effects(execution) is Effects.UNSAFE
+            self._finish(execution, NodeStatus.CANCELED, _stopped_midway() if is_unknown else None, event.at)
+
+    def _attempt_failed(self, execution: Execution, failure: Failure, at: datetime, *, is_unknown: bool) -> None:
+        """An attempt has failed: try again, fail, or ask what has happened (rule D7). `is_unknown`: it is not known what it has done."""
+        if is_unknown and self._effects(execution) is Effects.UNSAFE:
+            self._interrupt(execution, failure, at)
+        elif self._may_retry(execution, failure):
+            self._retry(execution, failure, at)
+        else:
+            self._finish(execution, NodeStatus.FAILED, failure, at)
+
+    def _may_retry(self, execution: Execution, failure: Failure) -> bool:
+        if failure.kind is FailureKind.PERMANENT or execution.retries + 1 >= execution.node.retry.max_attempts:
+            return False
+        effects = self._effects(execution)
+        if effects is Effects.UNSAFE and failure.kind is not FailureKind.NOT_STARTED:
+            return False
+        # What has travelled cannot be taken back, and only a pure block yields the same again.
+        has_yielded = execution.outputs > execution.first_output
+        return not has_yielded or effects is Effects.PURE or execution.node.settings.release is Release.END
+
+    def _retry(self, execution: Execution, failure: Failure, at: datetime) -> None:
+        execution.retries += 1
+        if execution.node.settings.release is Release.END and self._effects(execution) is not Effects.PURE:
+            self._discard_outputs(execution)
+        delay_s = execution.node.retry.delay_before(execution.retries)
+        self._leave_attempt(execution, AttemptOutcome.FAILED, failure, at)
+        execution.failure = failure
+        self._queue_again(execution, at + timedelta(seconds=delay_s) if delay_s else None)
+        self._hand_out(execution.node)
+
+    def _discard_outputs(self, execution: Execution) -> None:
+        """Forget what the failed attempt has yielded; nothing of it has been released."""
+        changes, first = self.state.changes, execution.first_output
+        dropped = [output for output in execution.held if output.ordinal >= first]
+        if any(output.committed for output in dropped):
+            changes.discarded.append((execution.id, first))
+        changes.outputs = [output for output in changes.outputs if output not in dropped]
+        execution.held = execution.held[: len(execution.held) - len(dropped)]
+        execution.replay = []
+        execution.outputs = first
+
+    def _leave_attempt(
+        self, execution: Execution, outcome: AttemptOutcome, failure: Failure | None, at: datetime
+    ) -> None:
+        """The present attempt is over, and another one will follow: keep what there is to know of it."""
+        self.state.changes.attempts.append(
+            EndedAttempt(execution.id, execution.attempt, outcome, failure, execution.started_at, at)
+        )
+
+    def _queue_again(self, execution: Execution, not_before: datetime | None = None) -> None:
+        """Let an execution that is RUNNING, WAITING or INTERRUPTED start again, at a time or as soon as there is room."""
+        node_state = self.state.nodes[execution.node.index]
+        was_moving = execution.is_moving
+        if execution.status is NodeStatus.RUNNING:
+            node_state.busy -= 1
+        execution.become(NodeStatus.QUEUED)
+        execution.not_before = not_before
+        if not_before is None:
+            node_state.ready.appendleft(execution)  # its turn was before those that have not started
+        else:
+            heapq.heappush(self.state.timers, (not_before, execution.id))
+        self.state.moving += execution.is_moving - was_moving
+        self._touch(execution)
 
     def _finish(self, execution: Execution, status: NodeStatus, failure: Failure | None, at: datetime) -> None:
         """Bring an active execution to its end and let go what waited for it."""
         state, node_state = self.state, self.state.nodes[execution.node.index]
-        was_handed_out = execution.status is NodeStatus.RUNNING
-        if execution.status in (NodeStatus.QUEUED, NodeStatus.RUNNING):
-            state.moving -= 1
+        state.moving -= execution.is_moving
+        if execution.status is NodeStatus.RUNNING:
+            node_state.busy -= 1
         execution.become(status)
         execution.failure = failure
+        execution.not_before = execution.waits_for = None
         execution.ended_at = at
         execution.ended_seq = self.state.seq
         self._touch(execution)
         del state.live[execution.id]
         state.active -= 1
-        if was_handed_out:
-            node_state.busy -= 1
         match status:
             case NodeStatus.COMPLETED:
                 state.stats.completed += 1
             case NodeStatus.CANCELED:
                 state.stats.canceled += 1
+            case NodeStatus.SKIPPED:
+                state.stats.skipped += 1
             case _:
                 self._count_failure(execution, failure)
         self._flush_node(execution.node, at)
         self._hand_out(execution.node)
+
+    # --- waiting -------------------------------------------------------------------------------------------------
+
+    def _suspended(self, execution: Execution, event: Suspended) -> None:
+        """The block waits for a time, a signal or a child run (rules D10 and D11)."""
+        if execution.status is not NodeStatus.RUNNING:
+            return
+        if self.state.closing is not None:
+            self._finish(execution, NodeStatus.CANCELED, None, event.at)
+            return
+        if execution.replayed < len(execution.replay):
+            self._fail_not_pure(execution, event.at)
+            return
+        self._leave_attempt(execution, AttemptOutcome.SUSPENDED, None, event.at)
+        self.state.moving -= 1
+        self.state.nodes[execution.node.index].busy -= 1
+        execution.become(NodeStatus.WAITING)
+        execution.failure = None
+        execution.waits_for = event.signal
+        execution.not_before = event.until
+        if event.until is not None:
+            heapq.heappush(self.state.timers, (event.until, execution.id))
+        if event.child is not None:
+            execution.child_run_id = event.child.id
+            self.state.changes.children.append(event.child)
+        self._touch(execution)
+        for signal in execution.signals:
+            if signal.name == event.signal:
+                execution.signals = [other for other in execution.signals if other is not signal]
+                self._resume(execution, Resumed(signal.value))
+                break
+        self._hand_out(execution.node)
+
+    def _resume(self, execution: Execution, resumed: Resumed) -> None:
+        """Call the block again: a new call, whose outputs come after those of the calls before."""
+        execution.resumed = resumed
+        execution.waits_for = execution.child_run_id = None
+        self._new_call(execution)
+
+    def _new_call(self, execution: Execution) -> None:
+        execution.first_output = execution.outputs
+        execution.replay = []
+        self._queue_again(execution)
+        self._hand_out(execution.node)
+
+    def _signaled(self, execution: Execution, signal: Signal) -> None:
+        if execution.status is NodeStatus.WAITING and execution.waits_for == signal.name:
+            self._resume(execution, Resumed(signal.value))
+        else:
+            execution.signals = [*execution.signals, signal]
+            self._touch(execution)
+
+    def _child_ended(self, execution: Execution, event: ChildEnded) -> None:
+        if execution.status is not NodeStatus.WAITING or execution.child_run_id != event.child_run_id:
+            return
+        self.state.stats.child_executions += event.executions
+        self.state.stats.child_bytes += event.size_bytes
+        if self.state.closing is not None:
+            self._finish(execution, NodeStatus.CANCELED, None, event.at)
+        else:
+            self._resume(execution, Resumed(child_run_id=event.child_run_id))
+
+    def _due(self, at: datetime) -> None:
+        """Time has passed: back-offs are over, and blocks that wait for a time are called again."""
+        while (when := self.state.wake_at()) is not None and when <= at:
+            _, execution_id = heapq.heappop(self.state.timers)
+            execution = self.state.live[execution_id]
+            if execution.status is NodeStatus.WAITING:
+                self._resume(execution, Resumed())
+            else:
+                execution.not_before = None
+                self.state.moving += 1
+                self._touch(execution)
+                self.state.nodes[execution.node.index].ready.appendleft(execution)
+                self._hand_out(execution.node)
+
+    def _interrupt(self, execution: Execution, failure: Failure, at: datetime) -> None:
+        """It is not known what the attempt has done: do what the graph says, or let a person decide (rule D4)."""
+        state = self.state
+        state.nodes[execution.node.index].busy -= 1
+        state.moving -= 1
+        execution.become(NodeStatus.INTERRUPTED)
+        execution.failure = failure
+        self._touch(execution)
+        policy = execution.node.settings.on_interrupted
+        if policy is OnInterrupted.RETRY:
+            if execution.retries >= MAX_AUTOMATIC_REPEATS:
+                policy = OnInterrupted.ASK
+            execution.retries += 1
+        if policy is OnInterrupted.ASK:
+            self._hand_out(execution.node)
+        else:
+            self._resolve(execution, Resolution(policy.value), at)
+
+    def _resolved(self, execution: Execution, event: Resolved) -> None:
+        if execution.status is NodeStatus.INTERRUPTED and self.state.closing is None:
+            self._resolve(execution, event.resolution, event.at)
+
+    def _resolve(self, execution: Execution, resolution: Resolution, at: datetime) -> None:
+        match resolution:
+            case Resolution.RETRY:
+                self._leave_attempt(execution, AttemptOutcome.INTERRUPTED, execution.failure, at)
+                self._new_call(execution)
+            case Resolution.SKIP:
+                self._finish(execution, NodeStatus.SKIPPED, execution.failure, at)
+            case Resolution.FAIL:
+                self._finish(execution, NodeStatus.FAILED, execution.failure, at)
 
     def _count_failure(self, execution: Execution, failure: Failure | None) -> None:
         failure = failure or Failure("block_failed", "The block failed.")
@@ -240,201 +409,6 @@ class Planner:
         if execution.node.settings.release is Release.END:
             execution.held.clear()
         self._add_output(execution, ERROR_PIN, failure.message, json.dumps(failure.message))
-
-    # --- outputs -------------------------------------------------------------------------------------------------
-
-    def _add_output(self, execution: Execution, pin: str, value: Any, text: str) -> None:
-        output = Output(execution, execution.outputs, pin, value, text, self.state.seq)
-        execution.outputs += 1
-        self._touch(execution)
-        execution.held.append(output)
-        self.state.changes.outputs.append(output)
-        self.state.stats.bytes += len(text) if text.isascii() else len(text.encode())
-
-    def _flush_node(self, node: PlannedNode, at: datetime) -> None:
-        """Release what is its turn (rule F8), and deliver it (rule F9)."""
-        if self.state.closing is not None:
-            return
-        queue = self.state.nodes[node.index].unreleased
-        while queue:
-            head = queue[0]
-            ended = head.status.is_terminal
-            if head.held and (ended or node.settings.release is Release.STREAM):
-                for output in head.held:
-                    self._release(output)
-                head.held.clear()
-            if not ended:
-                break
-            queue.popleft()
-        self._deliver_all(at)
-
-    def _release(self, output: Output) -> None:
-        execution, node = output.execution, output.execution.node
-        output.released_seq = self.state.seq
-        if output.committed:
-            self.state.changes.released.append(output)
-        links = node.out.get(output.pin)
-        if not links:
-            return
-        failed_id = execution.id if output.pin == ERROR_PIN and execution.status is NodeStatus.FAILED else None
-        origins = {**(execution.origins or {}), output_key(node.index, output.pin): (execution.id, output.ordinal)}
-        for link in links:
-            value = pick(output.value, link.parts) if link.parts else output.value
-            if value is not MISSING:
-                self._deliveries.append(
-                    (link, Token(value, None, execution.id, output.ordinal, link.part, origins, failed_id))
-                )
-
-    def _deliver_all(self, at: datetime) -> None:
-        if self._delivering:
-            return
-        self._delivering = True
-        try:
-            while self._deliveries:
-                link, token = self._deliveries.popleft()
-                self._deliver(self.state.topology.nodes[link.sink], link, token, at)
-        finally:
-            self._delivering = False
-
-    # --- matching ------------------------------------------------------------------------------------------------
-
-    def _deliver(self, node: PlannedNode, link: OutLink, token: Token, at: datetime) -> None:
-        """A token arrives at its slot (rules F3 to F5)."""
-        node_state = self.state.nodes[node.index]
-        if link.is_static:
-            node_state.statics[link.slot] = token
-            if node.slots:
-                self._queue_complete(node, node_state, at)
-            elif len(node_state.statics) == len(node.static_slots):
-                self._queue(self._new_execution(node, at), at)
-            return
-        place = node_state.arrived.get(link.slot, 0)
-        node_state.arrived[link.slot] = place + 1
-        if place < len(node_state.incomplete):
-            execution = node_state.incomplete[place]
-        else:
-            execution = self._new_execution(node, at)
-            node_state.incomplete.append(execution)
-            self.state.stats.incomplete += 1
-        self._put(execution, link.slot, token)
-        if place == 0:
-            self._queue_complete(node, node_state, at)
-
-    def _queue_complete(self, node: PlannedNode, node_state: NodeState, at: datetime) -> None:
-        """Queue the executions that have all their values, oldest first."""
-        if len(node_state.statics) < len(node.static_slots):
-            return
-        while node_state.incomplete and all(node_state.arrived.get(slot) for slot in node.slots):
-            execution = node_state.incomplete.popleft()
-            self.state.stats.incomplete -= 1
-            for slot in node.slots:
-                node_state.arrived[slot] -= 1
-            self._queue(execution, at)
-
-    def _new_execution(self, node: PlannedNode, at: datetime) -> Execution:
-        state, limit = self.state, self._limits.max_executions
-        execution = Execution(self._new_id(), node, at, added_seq=state.seq)
-        state.live[execution.id] = execution
-        state.stats.executions += 1
-        self._touch(execution)
-        if state.stats.executions > limit:
-            self._over_limit(f"This run has more than {limit} node executions (setting MAX_RUN_NODE_EXECUTIONS).", at)
-        return execution
-
-    def _put(self, execution: Execution, slot: str, token: Token) -> None:
-        row = InputRow(
-            execution,
-            "input",
-            len(execution.tokens),
-            slot,
-            token.text,
-            token.source_id,
-            token.source_ordinal,
-            token.source_part,
-        )
-        execution.tokens[slot] = token
-        self.state.changes.inputs.append(row)
-        self._touch(execution)
-
-    def _queue(self, execution: Execution, at: datetime) -> None:
-        """An execution has all its values: bind the static ones, number it, make its input."""
-        node = execution.node
-        node_state = self.state.nodes[node.index]
-        for slot, token in node_state.statics.items():
-            if slot not in execution.tokens:
-                self._put(execution, slot, token)
-        execution.become(NodeStatus.QUEUED)
-        execution.queued_at = at
-        execution.queued_seq = self.state.seq
-        execution.ordinal = node_state.next_ordinal
-        node_state.next_ordinal += 1
-        node_state.unreleased.append(execution)
-        self.state.active += 1
-        self.state.moving += 1
-        for token in execution.tokens.values():
-            if token.failed_id is not None:
-                self.state.unhandled.pop(token.failed_id, None)
-        self._trace_origins(execution)
-        self._touch(execution)
-        failure = self._bind_input(execution)
-        if self.state.closing is not None:
-            self._finish(execution, NodeStatus.CANCELED, None, at)
-        elif failure is not None:
-            self._finish(execution, NodeStatus.FAILED, failure, at)
-        else:
-            node_state.ready.append(execution)
-            self._hand_out(node)
-
-    def _bind_input(self, execution: Execution) -> Failure | None:
-        """Merge and convert the values (rules F6 and F7); what changed on the way is recorded."""
-        node = execution.node
-        given = {slot: token.value for slot, token in execution.tokens.items()}
-        try:
-            converted = node.convert(merge_slots(node.defaults, given))
-            whole = {**node.defaults, **given}
-            changed = [
-                (pin, json.dumps(value)) for pin, value in converted.items() if value is not whole.get(pin, MISSING)
-            ]
-        except (ConversionError, MissingInput, PinMergeError) as error:
-            return Failure(error.code, str(error))
-        except InvalidJSONValue as error:
-            return Failure(error.code, f"The values that came make no JSON value together: {error}")
-        execution.input = converted
-        for ordinal, (pin, text) in enumerate(changed):
-            self.state.changes.inputs.append(InputRow(execution, "converted", ordinal, pin, text))
-        if execution.mixed_origin and node.fails_on_mixed_origin(converted):
-            message = (
-                "The values that met here do not belong together: they descend from different outputs of one node. Set the node's "
-                "metadata on_mixed_origin to 'warn' to run it nevertheless."
-            )
-            return Failure("mixed_origin", message)
-        return None
-
-    def _trace_origins(self, execution: Execution) -> None:
-        """Note what the values descend from, and whether they belong together (rule F8)."""
-        watched = execution.node.watched
-        if not watched:
-            return
-        origins: dict[str, tuple[str, int]] = {}
-        mixed: set[str] = set()
-        statics = execution.node.static_slots
-        for slot, token in execution.tokens.items():
-            if slot in statics:
-                continue
-            for pin, origin in (token.origins or {}).items():
-                if pin in watched and origins.setdefault(pin, origin) != origin:
-                    mixed.add(pin)
-        execution.mixed_origin = bool(mixed)
-        # What is made of values that met here belongs to nothing but what is made of the same meeting.
-        execution.origins = {**origins, **dict.fromkeys(mixed, (execution.id, MIXED))} or None
-
-    def _hand_out(self, node: PlannedNode) -> None:
-        node_state = self.state.nodes[node.index]
-        if self.state.closing is not None:
-            return
-        while node_state.ready and node_state.busy < node.max_parallel:
-            node_state.busy += 1
-            self._todo.start.append(node_state.ready.popleft())
 
     # --- the run -------------------------------------------------------------------------------------------------
 
@@ -455,39 +429,46 @@ class Planner:
         for execution in list(state.live.values()):
             if execution.status is NodeStatus.RUNNING:
                 self._todo.stop.append(execution)
+            elif execution.child_run_id is not None:  # ends when the child has ended
+                state.changes.outbox.append(
+                    cancel_of(execution.child_run_id, reason="The run that started it is being ended.")
+                )
             elif execution.status.is_active:
                 self._finish(execution, NodeStatus.CANCELED, execution.failure, at)
 
     def _owner_died(self, event: OwnerDied) -> None:
         """Decide about the attempts that were running when the owner died (rules D3b and D4)."""
-        at = event.at
-        deadly = Failure("worker_died", "The worker died while the block ran, and so did each one that tried it again.")
-        unknown = Failure("outcome_unknown", "The worker died while the block ran; what it did outside is not known.")
         for execution in list(self.state.live.values()):
-            if execution.status is not NodeStatus.RUNNING:
-                continue
-            effects = execution.node.effects_of(execution.input or {})
-            is_repeatable = effects is Effects.PURE or (effects is Effects.IDEMPOTENT and execution.outputs == 0)
-            if self.state.closing is not None:
-                self._finish(execution, NodeStatus.CANCELED, None if is_repeatable else unknown, at)
-                continue
-            if is_repeatable and event.is_hopeless:
-                self._finish(execution, NodeStatus.FAILED, deadly, at)
-                continue
-            node_state = self.state.nodes[execution.node.index]
-            node_state.busy -= 1
-            if is_repeatable:
-                execution.become(NodeStatus.QUEUED)
-                node_state.ready.append(execution)
-            else:
-                execution.become(NodeStatus.INTERRUPTED)
-                execution.failure = unknown
-                self.state.moving -= 1
-            self._touch(execution)
+            if execution.status is NodeStatus.RUNNING:
+                self._outlived_owner(execution, event)
         for node in self.state.topology.nodes:
             node_state = self.state.nodes[node.index]
             node_state.ready = deque(sorted(node_state.ready, key=lambda execution: execution.ordinal or 0))
             self._hand_out(node)
+
+    def _outlived_owner(self, execution: Execution, event: OwnerDied) -> None:
+        at, effects = event.at, self._effects(execution)
+        has_yielded = execution.outputs > execution.first_output
+        is_repeatable = effects is Effects.PURE or (effects is Effects.IDEMPOTENT and not has_yielded)
+        if self.state.closing is not None:
+            self._finish(execution, NodeStatus.CANCELED, None if is_repeatable else _stopped_midway(), at)
+        elif execution.failure is not None and execution.is_timed_out:
+            self._attempt_failed(execution, execution.failure, at, is_unknown=not is_repeatable)
+        elif is_repeatable and event.is_hopeless:
+            message = "The worker died while the block ran, and so did each one that tried it again."
+            self._finish(execution, NodeStatus.FAILED, Failure("worker_died", message), at)
+        elif is_repeatable:
+            self._leave_attempt(
+                execution, AttemptOutcome.DIED, Failure("worker_died", "The worker died while the block ran."), at
+            )
+            self._queue_again(execution)
+        else:
+            message = "The worker died while the block ran; what it did outside is not known."
+            self._interrupt(execution, Failure(_OUTCOME_UNKNOWN, message), at)
+
+    @staticmethod
+    def _effects(execution: Execution) -> Effects:
+        return execution.node.effects_of(execution.input or {})
 
     def _settle(self, at: datetime) -> Todo:
         """See whether the run has ended, waits or moves again (rules F11 and F12)."""
@@ -553,17 +534,20 @@ class Planner:
         statuses = [execution.status for execution in self.state.live.values()]
         interrupted = statuses.count(NodeStatus.INTERRUPTED)
         suspended = statuses.count(NodeStatus.WAITING)
+        backing_off = statuses.count(NodeStatus.QUEUED)
         parts: list[str] = []
         if interrupted:
             parts.append(f"{interrupted} interrupted node execution(s) whose outcome is not known need a decision")
         if suspended:
-            parts.append(f"{suspended} node execution(s) wait for a time or a signal")
+            parts.append(f"{suspended} node execution(s) wait for a time, a signal or a child run")
+        if backing_off:
+            parts.append(f"{backing_off} node execution(s) wait before they are tried again")
         return "; ".join(parts) + "."
-
-    def _touch(self, execution: Execution) -> None:
-        execution.seq = self.state.seq
-        self.state.changes.executions[execution.id] = execution
 
     def _take_todo(self) -> Todo:
         todo, self._todo = self._todo, Todo()
         return todo
+
+
+def _stopped_midway() -> Failure:
+    return Failure(_OUTCOME_UNKNOWN, "The block was stopped while it ran; what it did outside is not known.")

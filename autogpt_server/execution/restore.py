@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, cast
 
 from autogpt_server.data.block import ERROR_PIN
 from autogpt_server.data.db import from_db_time
-from autogpt_server.data.models import RunStats
 from autogpt_server.data.pins import merge_slots, parse_parts, pick
 from autogpt_server.data.snapshot import RunSnapshot, StaticPin, StoredExecution, StoredInput
 from autogpt_server.data.status import NodeStatus, RunStatus
-from autogpt_server.execution.state import Execution, Failure, Origins, Output, RunState, Token
+from autogpt_server.execution.state import (
+    Counters,
+    Execution,
+    Failure,
+    Origins,
+    Output,
+    Resumed,
+    RunState,
+    Signal,
+    Token,
+)
 from autogpt_server.execution.topology import PlannedNode, Release, Topology, output_key
 from autogpt_server.utils import json
 
@@ -35,7 +46,9 @@ def restore_run(topology: Topology, snapshot: RunSnapshot) -> RunState:
         topology,
         status=RunStatus(snapshot.status),
         seq=snapshot.seq,
-        stats=RunStats.model_validate_json(snapshot.stats),
+        stats=_counters(snapshot.stats),
+        inbox_done=snapshot.inbox_done,
+        depth=snapshot.depth,
         closing=RunStatus(snapshot.closing) if snapshot.closing else None,
         failure=Failure(snapshot.error_code, snapshot.error_message or "") if snapshot.error_code else None,
         reason=snapshot.reason,
@@ -69,9 +82,10 @@ def _place(state: RunState, execution: Execution) -> None:
         node_state.unreleased.append(execution)
     if execution.status.is_active:
         state.active += 1
-    if execution.status in (NodeStatus.QUEUED, NodeStatus.RUNNING):
-        state.moving += 1
-    if execution.status is NodeStatus.QUEUED:
+    state.moving += execution.is_moving
+    if execution.not_before is not None:
+        heapq.heappush(state.timers, (execution.not_before, execution.id))
+    elif execution.status is NodeStatus.QUEUED:
         node_state.ready.append(execution)
     if execution.status is NodeStatus.RUNNING:
         node_state.busy += 1
@@ -99,11 +113,19 @@ def _restore_execution(stored: StoredExecution, nodes: Mapping[str, PlannedNode]
         ended_at=from_db_time(stored.ended_at),
         ended_seq=stored.ended_seq,
         committed=True,
+        retries=stored.retries,
+        not_before=from_db_time(stored.not_before),
+        waits_for=stored.waits_for,
+        child_run_id=stored.child_run_id,
+        resumed=_resumed(stored.resumed),
+        first_output=stored.first_output,
+        signals=_signals(stored.signals),
+        replay_of_id=stored.replay_of_id,
     )
     for entry in stored.inputs:
         execution.tokens[entry.slot] = _restore_token(entry, nodes)
     if execution.status.is_active:
-        execution.replay = [(output.pin, output.text) for output in stored.outputs]
+        execution.replay = [(output.pin, output.text) for output in stored.outputs[stored.first_output :]]
         execution.input = node.convert(
             merge_slots(node.defaults, {slot: token.value for slot, token in execution.tokens.items()})
         )
@@ -149,6 +171,22 @@ def _restore_statics(state: RunState, snapshot: RunSnapshot, nodes: Mapping[str,
                 value = pick(static.value, link.parts)
                 token = Token(value, None, static.execution_id, static.ordinal, link.part, failed_id=failed_id)
                 state.nodes[link.sink].statics[link.slot] = token
+
+
+def _counters(text: str) -> Counters:
+    known = {entry.name for entry in fields(Counters)}
+    written = cast("dict[str, Any]", json.loads(text))
+    stored = {name: value for name, value in written.items() if name in known}
+    stored["waiting_since"] = from_db_time(stored.get("waiting_since"))
+    return Counters(**stored)
+
+
+def _resumed(text: str | None) -> Resumed | None:
+    return None if text is None else Resumed(**cast("dict[str, Any]", json.loads(text)))
+
+
+def _signals(text: str | None) -> list[Signal]:
+    return [] if text is None else [Signal(name, value) for name, value in cast("list[list[Any]]", json.loads(text))]
 
 
 def _origins(text: str | None) -> Origins | None:

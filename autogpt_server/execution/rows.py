@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from autogpt_server.data.db import db_time
-from autogpt_server.data.execution import OUTPUT, LargeValue, NewRun, NodeExecutionRow, RunChanges, RunRow, ValueRow
-from autogpt_server.data.models import RunStats
-from autogpt_server.execution.state import Execution, Output, RunState
+from autogpt_server.data.run_rows import (
+    OUTPUT,
+    AttemptRow,
+    LargeValue,
+    NewRun,
+    NodeExecutionRow,
+    ParentLink,
+    RunChanges,
+    RunRow,
+    ValueRow,
+)
+from autogpt_server.data.status import RunStatus
+from autogpt_server.execution.flow import RunLimits
+from autogpt_server.execution.state import Counters, Execution, Output, RunState
 from autogpt_server.utils import json
 
 
@@ -19,7 +31,7 @@ def take_changes(state: RunState, *, inline_value_bytes: int) -> RunChanges:
     changes = state.cut()
     rows = RunChanges(run_row(state))
     for execution in changes.executions.values():
-        (rows.changed if execution.committed else rows.added).append(_execution_row(execution))
+        (rows.changed if execution.committed else rows.added).append(_execution_row(state.id, execution))
         execution.committed = True
     for row in changes.inputs:
         text, value_hash = _place(row.text, rows, inline_value_bytes)
@@ -39,6 +51,21 @@ def take_changes(state: RunState, *, inline_value_bytes: int) -> RunChanges:
     for output in changes.outputs:
         rows.values.append(_output_row(output, rows, inline_value_bytes))
         output.committed = True
+    rows.discarded = changes.discarded
+    rows.attempts = [
+        AttemptRow(
+            attempt.execution_id,
+            attempt.number,
+            attempt.outcome,
+            attempt.failure.code if attempt.failure else None,
+            attempt.failure.message if attempt.failure else None,
+            db_time(attempt.started_at),
+            db_time(attempt.ended_at) or "",
+        )
+        for attempt in changes.attempts
+    ]
+    rows.children = changes.children
+    rows.outbox = changes.outbox
     rows.released = [(output.released_seq or 0, output.execution.id, output.ordinal) for output in changes.released]
     return rows
 
@@ -53,6 +80,9 @@ def new_run(
     idempotency_key: str | None = None,
     request_hash: str | None = None,
     schedule_id: str | None = None,
+    rerun_of_id: str | None = None,
+    parent: ParentLink | None = None,
+    limits: RunLimits | None = None,
 ) -> NewRun:
     """The rows of a run that `autogpt_server.execution.start.plan_start` has just begun."""
     return NewRun(
@@ -67,6 +97,27 @@ def new_run(
         idempotency_key=idempotency_key,
         request_hash=request_hash,
         schedule_id=schedule_id,
+        rerun_of_id=rerun_of_id,
+        parent=parent,
+        depth=state.depth,
+        limits=limits_text(limits) if limits else None,
+    )
+
+
+def limits_text(limits: RunLimits) -> str:
+    """The limits that a child run has from its parent, as they are stored."""
+    return json.dumps(asdict(limits))
+
+
+def limits_of(text: str | None, own: RunLimits) -> RunLimits:
+    """A run's limits: those it was given, but never more than this server allows."""
+    if text is None:
+        return own
+    given = cast("dict[str, Any]", json.loads(text))
+    return RunLimits(
+        max_executions=min(own.max_executions, given["max_executions"]),
+        max_bytes=min(own.max_bytes, given["max_bytes"]),
+        max_duration_s=min(own.max_duration_s, given["max_duration_s"]),
     )
 
 
@@ -79,32 +130,23 @@ def run_row(state: RunState) -> RunRow:
         error_code=state.failure.code if state.failure else None,
         error_message=state.failure.message if state.failure else None,
         closing=state.closing.value if state.closing else None,
+        # A run that moves is in its owner's hands, who minds the time.
+        wake_at=db_time(state.wake_at()) if state.status is RunStatus.WAITING else None,
         started_at=db_time(state.started_at),
         ended_at=db_time(state.ended_at),
     )
 
 
-def stats_text(stats: RunStats) -> str:
+def stats_text(stats: Counters) -> str:
     """The counters as JSON."""
-    return json.dumps(
-        {
-            "executions": stats.executions,
-            "completed": stats.completed,
-            "failed": stats.failed,
-            "canceled": stats.canceled,
-            "incomplete": stats.incomplete,
-            "unhandled": stats.unhandled,
-            "bytes": stats.bytes,
-            "waited_s": stats.waited_s,
-            "waiting_since": db_time(stats.waiting_since),
-        }
-    )
+    return json.dumps({**asdict(stats), "waiting_since": db_time(stats.waiting_since)})
 
 
-def _execution_row(execution: Execution) -> NodeExecutionRow:
-    failure = execution.failure
+def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
+    failure, origins, resumed = execution.failure, execution.origins, execution.resumed
     return NodeExecutionRow(
         id=execution.id,
+        run_id=run_id,
         node_id=execution.node.id,
         status=execution.status.value,
         ordinal=execution.ordinal,
@@ -117,13 +159,21 @@ def _execution_row(execution: Execution) -> NodeExecutionRow:
         error_code=failure.code if failure else None,
         error=failure.message if failure else None,
         mixed_origin=execution.mixed_origin,
-        origins=json.dumps({pin: list(origin) for pin, origin in execution.origins.items()})
-        if execution.origins
-        else None,
+        origins=json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None,
         added_at=db_time(execution.added_at) or "",
         queued_at=db_time(execution.queued_at),
         started_at=db_time(execution.started_at),
         ended_at=db_time(execution.ended_at),
+        not_before=db_time(execution.not_before),
+        retries=execution.retries,
+        waits_for=execution.waits_for,
+        child_run_id=execution.child_run_id,
+        resumed=json.dumps({"value": resumed.value, "child_run_id": resumed.child_run_id}) if resumed else None,
+        first_output=execution.first_output,
+        signals=json.dumps([[signal.name, signal.value] for signal in execution.signals])
+        if execution.signals
+        else None,
+        replay_of_id=execution.replay_of_id,
     )
 
 

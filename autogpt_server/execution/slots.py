@@ -18,9 +18,9 @@ class Slots:
         self._queue: deque[tuple[RunOwner, Execution]] = deque()
 
     @property
-    def is_unused(self) -> bool:
-        """Whether no attempt has a place."""
-        return self._free == self._size
+    def used(self) -> int:
+        """How many attempts have a place."""
+        return self._size - self._free
 
     def enqueue(self, owner: RunOwner, execution: Execution) -> None:
         """Let an execution wait for a place."""

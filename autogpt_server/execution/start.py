@@ -10,7 +10,8 @@ from autogpt_server.data.block import BlockKind, NodeWiring
 from autogpt_server.data.convert import ConversionError
 from autogpt_server.data.pins import PinMergeError, PinNameError, merge_slots, parse_pin
 from autogpt_server.data.problems import InvalidGraph, InvalidRunInput, Problem
-from autogpt_server.execution.plan import Planner, RunLimits
+from autogpt_server.execution.flow import RunLimits
+from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.state import RunState
 from autogpt_server.execution.topology import PlannedNode, Topology
 from autogpt_server.utils.settings import Settings
@@ -36,10 +37,11 @@ def plan_start(
     new_id: Callable[[], str],
     limits: RunLimits,
     at: datetime,
+    depth: int = 0,
 ) -> RunState:
     """The state of a new run with its first executions queued, ready to be written. Raises `InvalidGraph` or `InvalidRunInput`."""
     given = start_inputs(topology, run_input)
-    state = RunState(run_id, topology)
+    state = RunState(run_id, topology, depth=depth)
     Planner(state, new_id=new_id, limits=limits).start(given, at)
     return state
 

@@ -5,13 +5,15 @@ Everything here can be made again from the database (`autogpt_server.execution.r
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any
 
-from autogpt_server.data.models import RunStats
+from autogpt_server.data.run_rows import AttemptOutcome, InboxEntry, NewRun
 from autogpt_server.data.status import NODE_TRANSITIONS, RUN_TRANSITIONS, NodeStatus, RunStatus
 from autogpt_server.execution.topology import PlannedNode, Topology
 
@@ -24,6 +26,23 @@ MIXED = -1
 _MAX_MESSAGE_CHARS = 10_000
 
 
+class FailureKind(Enum):
+    """What a failed attempt means for trying again (rule D7)."""
+
+    ORDINARY = auto()
+    """May be tried again, unless the block is unsafe."""
+    NOT_STARTED = auto()
+    """Nothing has touched the outside: may be tried again, whatever the block."""
+    PERMANENT = auto()
+    """Would fail in the same way again."""
+    UNKNOWN = auto()
+    """It is not known whether what an unsafe block asked for has happened."""
+
+
+TIMEOUT = "timeout"
+"""The code of a failure for want of time. While an execution is RUNNING it marks one that is being stopped for that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an execution or a run failed: a stable code and words for a person.
@@ -33,6 +52,7 @@ class Failure:
 
     code: str
     message: str
+    kind: FailureKind = field(default=FailureKind.ORDINARY, compare=False)
 
     def __post_init__(self) -> None:
         shown = self.message if len(self.message) <= _MAX_MESSAGE_CHARS else f"{self.message[:_MAX_MESSAGE_CHARS]}…"
@@ -67,6 +87,22 @@ class Token:
     origins: Origins | None = None
     failed_id: str | None = None
     """The failed execution whose error this is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a block is called again with: the value of a signal (None when time woke it up), or the end of a child run."""
+
+    value: Any = None
+    child_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal that nobody has waited for yet."""
+
+    name: str
+    value: Any
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +140,29 @@ class Execution:
     ended_seq: int | None = None
     committed: bool = False
     """Whether the row exists."""
+    retries: int = 0
+    """How many attempts have failed and were followed by another."""
+    not_before: datetime | None = None
+    """QUEUED: back-off until then. WAITING: called again then."""
+    waits_for: str | None = None
+    """WAITING: the name of the signal."""
+    child_run_id: str | None = None
+    """WAITING: the child run."""
+    resumed: Resumed | None = None
+    first_output: int = 0
+    """How many outputs belong to earlier calls, which ended in a wait or were given up by a person."""
+    signals: list[Signal] = field(default_factory=list[Signal])
+    replay_of_id: str | None = None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it needs neither time nor a person to move on."""
+        return self.status is NodeStatus.RUNNING or (self.status is NodeStatus.QUEUED and self.not_before is None)
+
+    @property
+    def is_timed_out(self) -> bool:
+        """Whether its attempt is being stopped because it has taken too long."""
+        return self.status is NodeStatus.RUNNING and self.failure is not None and self.failure.code == TIMEOUT
 
     def become(self, status: NodeStatus) -> None:
         """Change the status; an `AssertionError` here is a mistake of the planner."""
@@ -130,6 +189,11 @@ class NodeState:
     busy: int = 0
     """Executions handed out whose attempt has not ended."""
 
+    @property
+    def first_unreleased(self) -> int:
+        """Number of the first execution whose outputs have not all been released."""
+        return (self.unreleased[0].ordinal or 0) if self.unreleased else self.next_ordinal
+
 
 @dataclass(slots=True)
 class InputRow:
@@ -145,6 +209,18 @@ class InputRow:
     source_part: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """An attempt that is over and will be followed by another."""
+
+    execution_id: str
+    number: int
+    outcome: AttemptOutcome
+    failure: Failure | None
+    started_at: datetime | None
+    ended_at: datetime
+
+
 @dataclass(slots=True)
 class Changes:
     """Everything that happened since the last cut, as rows to be written."""
@@ -154,6 +230,30 @@ class Changes:
     outputs: list[Output] = field(default_factory=list[Output])
     released: list[Output] = field(default_factory=list[Output])
     """Outputs that a former commit wrote as held and that have been released since."""
+    discarded: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """(execution id, ordinal): committed outputs from that one on, held by an attempt that failed and is repeated."""
+    attempts: list[EndedAttempt] = field(default_factory=list[EndedAttempt])
+    children: list[NewRun] = field(default_factory=list[NewRun])
+    outbox: list[InboxEntry] = field(default_factory=list[InboxEntry])
+
+
+@dataclass(slots=True)
+class Counters:
+    """What is counted in a run; shown as `autogpt_server.data.models.RunStats`."""
+
+    executions: int = 0
+    completed: int = 0
+    failed: int = 0
+    canceled: int = 0
+    skipped: int = 0
+    incomplete: int = 0
+    unhandled: int = 0
+    bytes: int = 0
+    child_executions: int = 0
+    child_bytes: int = 0
+    """What child runs have taken of the limits (rule D11)."""
+    waited_s: float = 0.0
+    waiting_since: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -174,11 +274,17 @@ class RunState:
     """Of those, the ones that need neither time nor a person to move on: QUEUED and RUNNING."""
     unhandled: dict[str, Failure] = field(default_factory=dict[str, Failure])
     """Failed executions whose error no queued execution has taken (rule F10)."""
-    stats: RunStats = field(default_factory=RunStats)
+    stats: Counters = field(default_factory=Counters)
     reason: str | None = None
     failure: Failure | None = None
     closing: RunStatus | None = None
     """Set while the run is being brought to an early end."""
+    timers: list[tuple[datetime, str]] = field(default_factory=list[tuple[datetime, str]])
+    """A heap of (time, execution id); an entry counts only while the execution's `not_before` is that time."""
+    inbox_done: int = 0
+    """Number of the last inbox entry that was applied."""
+    depth: int = 0
+    """How many runs are above this one (rule D11)."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     changes: Changes = field(default_factory=Changes)
@@ -192,6 +298,17 @@ class RunState:
         if status not in RUN_TRANSITIONS[self.status]:
             raise AssertionError(f"run {self.id}: {self.status} may not become {status}")
         self.status = status
+
+    def wake_at(self) -> datetime | None:
+        """When the first of those that wait for a time may move on."""
+        timers, live = self.timers, self.live
+        while timers:
+            when, execution_id = timers[0]
+            execution = live.get(execution_id)
+            if execution is not None and execution.not_before == when:
+                return when
+            heapq.heappop(timers)
+        return None
 
     def cut(self) -> Changes:
         """Take the changes since the last cut: what the next commit writes."""

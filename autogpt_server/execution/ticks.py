@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from autogpt_server.data.db import Database
-from autogpt_server.data.execution import NewRun
 from autogpt_server.data.firing import (
     Firing,
     FiringOutcome,
@@ -26,6 +25,7 @@ from autogpt_server.data.firing import (
     releasable_schedules,
 )
 from autogpt_server.data.problems import InvalidContent
+from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.scheduling import DueSchedule, NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.execution.cron import InvalidCron
 from autogpt_server.execution.occurrences import MISSED, Outcome, Situation, account

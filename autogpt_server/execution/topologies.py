@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from autogpt_server.data.block import Block
 from autogpt_server.data.db import Database
-from autogpt_server.data.graph import get_graph
+from autogpt_server.data.graph import get_graph, graph_state
 from autogpt_server.execution.topology import Topology, build_topology
 
 CACHED_NODES = 100_000
@@ -19,9 +19,14 @@ class Topologies:
 
     def __init__(self, db: Database, blocks: Mapping[str, Block]) -> None:
         self._db = db
-        self._blocks = blocks
+        self.blocks = blocks
+        """Id -> block, of the whole library."""
         self._known: OrderedDict[tuple[str, int], Topology] = OrderedDict()
         self._nodes = 0
+
+    async def get_active(self, graph_id: str) -> Topology:
+        """The topology of the version that a run follows if it names none. Raises as `get`."""
+        return await self.get(graph_id, (await graph_state(self._db, graph_id)).current)
 
     async def get(self, graph_id: str, version: int) -> Topology:
         """The topology of a graph version. Raises `GraphNotFound`, `GraphVersionNotFound` or `MissingBlock`."""
@@ -30,7 +35,7 @@ class Topologies:
             self._known.move_to_end(key)
             return self._known[key]
         stored = await get_graph(self._db, graph_id, version)
-        topology = build_topology(stored.graph, self._blocks)
+        topology = build_topology(stored.graph, self.blocks)
         if key not in self._known:
             self._known[key] = topology
             self._nodes += len(topology.nodes)

@@ -9,16 +9,19 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
-from autogpt_server.data.block import Block, BlockKind, Effects
+from autogpt_server.data.block import Block, BlockKind, Effects, RetryPolicy
 from autogpt_server.data.convert import InputConverter, input_converter
 from autogpt_server.data.models import Graph, Link, Node
 from autogpt_server.data.pins import Part, parse_pin
 from autogpt_server.execution.lineage import Wire, watched_pins
 from autogpt_server.utils.errors import AutoGPTServerError
+
+MAX_TIMEOUT_S = 30 * 86_400.0
+"""Longer waits are what `Suspend` is for."""
 
 
 class MissingBlock(AutoGPTServerError):
@@ -43,14 +46,31 @@ class Release(StrEnum):
     """All when the execution has completed; a failed attempt sends nothing."""
 
 
+class OnInterrupted(StrEnum):
+    """What to do about an execution whose outcome is not known (rule D4)."""
+
+    ASK = "ask"
+    """Wait for a person to decide."""
+    RETRY = "retry"
+    SKIP = "skip"
+    FAIL = "fail"
+
+
+def _retry_policy(given: Any) -> Any:
+    """`3` stands for three attempts with the usual pauses."""
+    return {"max_attempts": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 class NodeSettings(pydantic.BaseModel):
     """The keys of a node's metadata that the server reads; there may be others."""
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    timeout_s: float | None = pydantic.Field(default=None, gt=0)
+    timeout_s: float | None = pydantic.Field(default=None, gt=0, le=MAX_TIMEOUT_S)
+    retry: Annotated[RetryPolicy | None, pydantic.BeforeValidator(_retry_policy)] = None
     max_parallel: int | None = pydantic.Field(default=None, ge=1, le=1000)
     on_mixed_origin: MixedOriginPolicy | None = None
+    on_interrupted: OnInterrupted = OnInterrupted.ASK
     release: Release = Release.STREAM
 
 
@@ -91,6 +111,16 @@ class PlannedNode:
     @property
     def max_parallel(self) -> int:
         return self.settings.max_parallel or self.block.max_parallel
+
+    @property
+    def timeout_s(self) -> float | None:
+        """How long one attempt may take; None for no limit."""
+        return self.settings.timeout_s or self.block.timeout_s
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """How often, and after what pauses, a failed attempt is followed by another."""
+        return self.settings.retry or self.block.retry
 
     def effects_of(self, values: Mapping[str, Any]) -> Effects:
         """The effects of a call with this converted input. A block that cannot tell is taken to be unsafe."""

@@ -11,29 +11,35 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from autogpt_server.blocks import get_blocks
+from autogpt_server.data.block import CallGraph
 from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed_errors
 from autogpt_server.data.execution import RunKey, abandon_run, run_key
+from autogpt_server.data.inbox import read_inbox
 from autogpt_server.data.snapshot import load_run
-from autogpt_server.execution.attempts import Attempt, Performer
+from autogpt_server.execution.attempts import Attempt, AttemptEvent, Performer
+from autogpt_server.execution.children import prepare_child, read_child_result
 from autogpt_server.execution.committer import RETRY_S, Committer
+from autogpt_server.execution.events import Yielded
 from autogpt_server.execution.failures import traceback_text
+from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface
 from autogpt_server.execution.owner import RunOwner
-from autogpt_server.execution.plan import Ended, Planner, Yielded
+from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.restore import restore_run, static_pins
+from autogpt_server.execution.rows import limits_of
 from autogpt_server.execution.slots import Slots
 from autogpt_server.execution.start import run_limits
 from autogpt_server.execution.state import Execution, Failure
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.utils import faults
-from autogpt_server.utils.clock import utc_now
+from autogpt_server.utils.clock import Alarm, utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.instance import Instance
@@ -44,6 +50,8 @@ from autogpt_server.utils.service import get_service_client
 from autogpt_server.utils.settings import Settings
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 MAX_RUNS = 256
 """Runs that one worker holds at once."""
@@ -70,6 +78,7 @@ class Worker(AppProcess):
     def __init__(self, settings: Settings, *, one_at_a_time: bool = False) -> None:
         """`one_at_a_time`: never perform two attempts at once, so that it is known which one the worker dies of."""
         super().__init__(settings)
+        self.cancel_grace_s = settings.cancel_grace_s
         self._owners: dict[str, RunOwner] = {}
         self._done: list[str] = []
         self._has_room = asyncio.Event()
@@ -77,11 +86,14 @@ class Worker(AppProcess):
         self._on_loop = self._in_threads if one_at_a_time else Slots(MAX_LOOP_ATTEMPTS)
         self._is_filling = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._events: deque[tuple[RunOwner, Attempt, Yielded | Ended]] = deque()
+        self._events: deque[tuple[RunOwner, Attempt, AttemptEvent]] = deque()
         self._events_lock = threading.Lock()
         self._reached: dict[str, tuple[str, int]] = {}
         self._is_draining = False
         self._settled = asyncio.Event()
+        self._stuck: set[Attempt] = set()
+        self._must_go = asyncio.Event()
+        """Set when only the end of this process can end an attempt."""
         self._performer = Performer(settings)
         self._limits = run_limits(settings)
 
@@ -103,14 +115,18 @@ class Worker(AppProcess):
             commits = asyncio.create_task(self._committer.run())
             intake = asyncio.create_task(self._take_runs())
             clock = asyncio.create_task(self._watch_time())
-            drained = asyncio.create_task(context.drain_requested())
-            await asyncio.wait({commits, intake, clock, drained}, return_when=asyncio.FIRST_COMPLETED)
+            asked = asyncio.create_task(context.drain_requested())
+            unasked = asyncio.create_task(self._must_go.wait())
+            await asyncio.wait({commits, intake, clock, asked, unasked}, return_when=asyncio.FIRST_COMPLETED)
             for task in (commits, intake, clock):
                 if task.done():
                     task.result()  # none ends unasked: raise what ended it
+            if not asked.done():
+                context.leave()
+                await self._retire(asked)
             await self._drain(intake, context.drain_left_s())
-            clock.cancel()
-            commits.cancel()
+            for task in (clock, commits, asked, unasked):
+                task.cancel()
 
     def _lock(self, name: str) -> None:
         lock = Instance(self.settings).worker_lock(self.worker_id)
@@ -131,13 +147,31 @@ class Worker(AppProcess):
             log.info("blocks are still running at the end of the time to drain")
         await self._committer.flush()
 
+    async def _retire(self, asked: asyncio.Task[None]) -> None:
+        """Make room for another worker: hand over what is not under way, and wait for the attempts that are, but not for those that are stuck."""
+        self._is_draining = True
+        log.warning("worker goes, because blocks do not end though they were told to", stuck=len(self._stuck))
+        while True:
+            try:
+                await self._manager.replace_worker(self.worker_id)
+                break
+            except AutoGPTServerError as error:
+                log.warning("manager cannot be asked for another worker", error=str(error))
+                await asyncio.sleep(_ASK_AGAIN_S)
+        for owner in list(self._owners.values()):
+            owner.release_if_idle()
+        self._check_settled()
+        settled = asyncio.create_task(self._settled.wait())
+        await asyncio.wait({settled, asked}, return_when=asyncio.FIRST_COMPLETED)
+        settled.cancel()
+
     # --- runs ----------------------------------------------------------------------------------------------------
 
     async def _take_runs(self) -> None:
         received = 0
         while True:
             # Asked without room, the manager would keep us waiting for its whole second.
-            while len(self._owners) >= MAX_RUNS:
+            while len(self._owners) >= MAX_RUNS or self._is_draining:
                 self._has_room.clear()
                 await self._has_room.wait()
             done, self._done = self._done, []
@@ -151,6 +185,8 @@ class Worker(AppProcess):
             received = answer.number
             for run_id in answer.run_ids:
                 await self._take_up(run_id, is_suspect=run_id in answer.suspects)
+            for run_id in answer.nudged:
+                await self._read_news(run_id)
 
     async def _take_up(self, run_id: str, *, is_suspect: bool) -> None:
         if run_id in self._owners:
@@ -178,6 +214,21 @@ class Worker(AppProcess):
         self._owners[run_id] = owner
         self._guard(owner, owner.take_up)
 
+    async def _read_news(self, run_id: str) -> None:
+        """Something is new in the inbox of a run that is held here."""
+        owner = self._owners.get(run_id)
+        if owner is None:
+            return  # just released; the manager's next sweep finds it
+        try:
+            with typed_errors():
+                entries = await self._db.read(
+                    lambda connection: read_inbox(connection, run_id, after=owner.state.inbox_done)
+                )
+        except DatabaseUnavailable as error:
+            log.warning("inbox cannot be read, leaving it for later", run_id=run_id, error=str(error))
+            return
+        self._guard(owner, partial(owner.receive, entries))
+
     async def _restore(self, run_id: str, key: RunKey, *, is_suspect: bool) -> RunOwner | None:
         topology = await self._topologies.get(key.graph_id, key.graph_version)
         pins = static_pins(topology)
@@ -185,7 +236,7 @@ class Worker(AppProcess):
         if snapshot is None:
             return None
         state = restore_run(topology, snapshot)
-        planner = Planner(state, new_id=new_id, limits=self._limits)
+        planner = Planner(state, new_id=new_id, limits=limits_of(snapshot.limits, self._limits))
         inline_bytes = self.settings.inline_value_bytes
         return RunOwner(self, state, planner, snapshot, inline_bytes, is_suspect=is_suspect)
 
@@ -232,12 +283,65 @@ class Worker(AppProcess):
     def launch(self, attempt: Attempt) -> None:
         """Call the block."""
         faults.reach("worker.launch.before")
+        resumed = attempt.execution.resumed
+        if resumed is not None and resumed.child_run_id is not None:
+            self._spawn(self._launch_with_child(attempt, resumed.child_run_id))
+        else:
+            attempt.resumed_with = resumed.value if resumed else None
+            self._call(attempt)
+
+    async def _launch_with_child(self, attempt: Attempt, child_run_id: str) -> None:
+        attempt.resumed_with = await self._until_readable(
+            lambda: read_child_result(self._db, self._topologies.blocks, child_run_id)
+        )
+        self._call(attempt)
+
+    def _call(self, attempt: Attempt) -> None:
         if attempt.execution.node.runs_on_loop:
             self._spawn(self._performer.run_on_loop(attempt))
         else:
             self._threads.submit(self._performer.run_in_thread, attempt)
 
-    def report(self, owner: RunOwner, attempt: Attempt, event: Yielded | Ended) -> None:
+    def call_graph(self, owner: RunOwner, execution: Execution, call: CallGraph, limits: RunLimits) -> None:
+        """Prepare a child run, and then tell `RunOwner.graph_prepared`."""
+
+        async def prepare() -> None:
+            event = await self._until_readable(
+                lambda: prepare_child(
+                    self._topologies, self.settings, owner.state, execution, call, limits=limits, at=self.now()
+                )
+            )
+            self._guard(owner, partial(owner.graph_prepared, event))
+
+        self._spawn(prepare())
+
+    async def _until_readable(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` answers, once the database can be read."""
+        while True:
+            try:
+                with typed_errors():
+                    return await read()
+            except DatabaseUnavailable as error:
+                log.warning("database cannot be read, trying again", error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def call_later(self, delay_s: float, perform: Callable[[], None]) -> Alarm:
+        """Have something done on the loop after a while."""
+        return self._loop.call_later(delay_s, perform)
+
+    def stuck(self, attempt: Attempt) -> None:
+        """An attempt goes on though it was told to stop: only the end of this process ends it (rule D7)."""
+        log.warning(
+            "block does not end though it was told to",
+            run_id=attempt.run.run_id,
+            node_exec_id=attempt.execution.id,
+            block=attempt.execution.node.block.name,
+        )
+        self._stuck.add(attempt)
+        self._must_go.set()
+        self._check_settled()
+
+    def report(self, owner: RunOwner, attempt: Attempt, event: AttemptEvent) -> None:
         """Bring an event to the loop; one wake-up serves all that arrive before it."""
         with self._events_lock:
             self._events.append((owner, attempt, event))
@@ -307,14 +411,22 @@ class Worker(AppProcess):
         with self._events_lock:
             events, self._events = self._events, deque()
         for owner, attempt, event in events:
-            if isinstance(event, Ended):
-                self._slots(attempt.execution).free_one()
-            self._guard(owner, partial(owner.apply, event))
+            if not isinstance(event, Yielded):
+                self._end(attempt)
+            self._guard(owner, partial(owner.take, event))
         self._fill()
         self._check_settled()
 
+    def _end(self, attempt: Attempt) -> None:
+        attempt.is_over = True
+        if attempt.time_limit is not None:
+            attempt.time_limit.cancel()
+        self._stuck.discard(attempt)
+        self._slots(attempt.execution).free_one()
+
     def _check_settled(self) -> None:
-        if self._is_draining and self._in_threads.is_unused and self._on_loop.is_unused:
+        used = self._in_threads.used + (0 if self._on_loop is self._in_threads else self._on_loop.used)
+        if self._is_draining and used <= len(self._stuck):
             self._settled.set()
 
     def _tell(self) -> None:

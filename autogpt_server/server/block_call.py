@@ -16,10 +16,10 @@ from autogpt_server.data.pins import PinMergeError, PinNameError, merge_slots, p
 from autogpt_server.data.problems import InvalidRunInput, Problem
 from autogpt_server.data.upgrade import upgrade_input
 from autogpt_server.data.validation import nearest
-from autogpt_server.execution.attempts import Attempt, Performer, RunIds
+from autogpt_server.execution.attempts import Attempt, AttemptEvent, Performer, RunIds
+from autogpt_server.execution.events import Ended, Yielded
 from autogpt_server.execution.gate import Allowance, Gate
-from autogpt_server.execution.plan import Ended, Yielded
-from autogpt_server.execution.state import Execution
+from autogpt_server.execution.state import Execution, Failure, FailureKind
 from autogpt_server.execution.topology import build_topology
 from autogpt_server.server.problems import BlockFailed, BlockTimeout
 from autogpt_server.utils.ids import new_id
@@ -28,6 +28,9 @@ from autogpt_server.utils.settings import Settings
 TIME_LIMIT_S = 60.0
 """A block called by itself must be done in this time, or in its own if that is shorter."""
 _MAX_OUTPUTS = 10_000
+_WAITS = Failure(
+    "needs_a_run", "The block waits for something, which it can do in a graph's run only.", FailureKind.PERMANENT
+)
 
 
 @dataclass(slots=True)
@@ -44,9 +47,11 @@ class _Call:
     def __post_init__(self) -> None:
         self.ended = self.loop.create_future()
 
-    def take(self, attempt: Attempt, event: Yielded | Ended) -> None:
+    def take(self, attempt: Attempt, event: AttemptEvent) -> None:
         """Take what the block did; called in order."""
-        if isinstance(event, Ended):
+        if not isinstance(event, Yielded):
+            if not isinstance(event, Ended):
+                event = Ended(event.execution_id, event.at, _WAITS)
             self.loop.call_soon_threadsafe(self._finish, event)
             return
         self.size_bytes += len(event.text)

@@ -32,3 +32,11 @@ class SystemClock:
 def utc_now() -> datetime:
     """The time of day: aware, in UTC."""
     return datetime.now(UTC)
+
+
+class Alarm(Protocol):
+    """Something that will be called at its time, unless it is canceled before."""
+
+    def cancel(self) -> None:
+        """Not be called any more."""
+        ...

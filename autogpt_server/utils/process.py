@@ -91,6 +91,10 @@ class ProcessContext(ABC):
         """Wait until the process is asked to stop."""
 
     @abstractmethod
+    def leave(self) -> None:
+        """Say that the process is going to end unasked, in good order: nothing has failed."""
+
+    @abstractmethod
     def drain_left_s(self) -> float:
         """Seconds that are left to stop in; once they are over the process is ended. Infinite before it is asked."""
 
@@ -185,7 +189,7 @@ async def _live(spec: ProcessSpec, context: "_ChildContext") -> ExitCode:
         await process.serve(context)
     finally:
         await process.withdraw()
-    if context.is_draining:
+    if context.is_draining or context.is_leaving:
         return ExitCode.OK
     log.error("process ended unasked")
     context.report_failure("ended", "it ended without being asked to", retryable=True)
@@ -217,6 +221,7 @@ class _ChildContext(ProcessContext):
         self._send_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = asyncio.Event()
+        self.is_leaving = False
         self._drain_deadline = float("inf")
         # Held until this process ends: a new server waits for it before it touches the database.
         self._membership = Instance(spec.settings).join()
@@ -241,6 +246,9 @@ class _ChildContext(ProcessContext):
 
     async def drain_requested(self) -> None:
         await self._draining.wait()
+
+    def leave(self) -> None:
+        self.is_leaving = True
 
     def drain_left_s(self) -> float:
         return max(0.0, self._drain_deadline - time.monotonic())

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         gt=0,
         description="A worker process whose event loop has not moved for so long, in seconds, is killed; others take its runs over.",
     )
+    cancel_grace_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a block may go on after it was told to stop, in seconds; then its worker process ends, and another takes its place.",
+    )
     start_limit_s: float = Field(
         default=60.0, gt=0, description="How long a service may take to become ready, in seconds."
     )

@@ -193,6 +193,10 @@ class Supervisor:
         """Drain one process, within `limit_s` seconds or within those its spec allows if they are fewer, and forget it."""
         self._do(lambda: self._remove(name, limit_s))
 
+    def let_go(self, name: str) -> None:
+        """Start no other process of this name when the present one ends."""
+        self._do(lambda: self._let_go(name))
+
     def kill(self, name: str) -> None:
         """Kill one process now (it may be hung); unless it was removed, another takes its place."""
         self._do(lambda: self._kill(name))
@@ -216,6 +220,11 @@ class Supervisor:
         child = self._children.get(name)
         if child is not None:
             child.drain(limit_s)
+
+    def _let_go(self, name: str) -> None:
+        child = self._children.get(name)
+        if child is not None:
+            child.removed = True
 
     def _kill(self, name: str) -> None:
         child = self._children.get(name)

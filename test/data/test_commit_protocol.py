@@ -8,13 +8,6 @@ from typing import Any, TypeVar
 import pytest
 
 from autogpt_server.data.execution import (
-    CommitOutcome,
-    CommitResult,
-    NodeExecutionRow,
-    RunChanges,
-    RunCommit,
-    RunRow,
-    ValueRow,
     WaitingRun,
     abandon_run,
     commit,
@@ -24,11 +17,21 @@ from autogpt_server.data.execution import (
     waiting_runs_of,
 )
 from autogpt_server.data.models import Node
+from autogpt_server.data.run_rows import (
+    CommitOutcome,
+    CommitResult,
+    NodeExecutionRow,
+    RunChanges,
+    RunCommit,
+    RunRow,
+    ValueRow,
+)
 from support.runtime import Runtime, running
 from support.runtime_blocks import ScriptBlock
 
+NOW = "2030-01-01T00:00:00.000+00:00"
+
 T = TypeVar("T")
-NOW = "2026-03-01T12:00:00.000+00:00"
 
 
 @pytest.fixture
@@ -128,9 +131,10 @@ def test_an_ended_run_never_changes(store: Runtime, run: str) -> None:
     assert store.call(store.db.read(lambda connection: run_key(connection, run))) is None
 
 
-def node_row(execution_id: str, node_id: str, **changes: Any) -> NodeExecutionRow:
+def node_row(run_id: str, execution_id: str, node_id: str, **changes: Any) -> NodeExecutionRow:
     values: dict[str, Any] = {
         "id": execution_id,
+        "run_id": run_id,
         "node_id": node_id,
         "status": "QUEUED",
         "ordinal": 5,
@@ -148,6 +152,14 @@ def node_row(execution_id: str, node_id: str, **changes: Any) -> NodeExecutionRo
         "queued_at": NOW,
         "started_at": None,
         "ended_at": None,
+        "not_before": None,
+        "retries": 0,
+        "waits_for": None,
+        "child_run_id": None,
+        "resumed": None,
+        "first_output": 0,
+        "signals": None,
+        "replay_of_id": None,
     }
     return NodeExecutionRow(**(values | changes))
 
@@ -165,7 +177,7 @@ def node_row(execution_id: str, node_id: str, **changes: Any) -> NodeExecutionRo
 def test_rows_that_are_refused_harm_no_other_run(store: Runtime, run: str, value: ValueRow) -> None:
     node_id = store.executions(run)[0].node_id
     good = new_run(store)
-    bad = entry(run, 1, (1, 2), claim=True, rows={"added": [node_row("new", node_id)], "values": [value]})
+    bad = entry(run, 1, (1, 2), claim=True, rows={"added": [node_row(run, "new", node_id)], "values": [value]})
     results: list[CommitResult] = write(
         store, lambda connection: commit(connection, [bad, entry(good, 1, (1, 2), claim=True)])
     )
@@ -177,8 +189,8 @@ def test_rows_that_are_refused_harm_no_other_run(store: Runtime, run: str, value
 
 def test_an_ended_execution_never_changes(store: Runtime, run: str) -> None:
     first = store.executions(run)[0]
-    ended = node_row(first.node_exec_id, first.node_id, status="COMPLETED", ended_at=NOW)
-    again = node_row(first.node_exec_id, first.node_id, status="RUNNING")
+    ended = node_row(run, first.node_exec_id, first.node_id, status="COMPLETED", ended_at=NOW)
+    again = node_row(run, first.node_exec_id, first.node_id, status="RUNNING")
     assert outcomes(
         store,
         entry(run, 1, (1, 2), claim=True, rows={"changed": [ended]}),
@@ -189,7 +201,7 @@ def test_an_ended_execution_never_changes(store: Runtime, run: str) -> None:
 
 def test_an_abandoned_run_says_what_is_not_known(store: Runtime, run: str) -> None:
     first, second = store.executions(run)
-    started = node_row(first.node_exec_id, first.node_id, status="RUNNING", attempt=1)
+    started = node_row(run, first.node_exec_id, first.node_id, status="RUNNING", attempt=1)
     outcomes(store, entry(run, 1, (1, 2), claim=True, rows={"changed": [started]}))
     assert not write(store, lambda c: abandon_run(c, run, epoch=1, seq=1, code="c", message="m", ended_at=NOW))
     assert write(store, lambda c: abandon_run(c, run, epoch=1, seq=2, code="c", message="m", ended_at=NOW))
@@ -214,8 +226,8 @@ def test_the_queue_is_read_by_priority_and_in_part(store: Runtime) -> None:
         connection.execute(update, ("QUEUED", 1, None, runs[4]))
 
     write(store, prepare)
-    found = store.call(store.db.read(lambda connection: waiting_runs(connection, limit=3)))
-    hinted = store.call(store.db.read(lambda connection: waiting_runs_of(connection, {*runs, "no such run"})))
+    found = store.call(store.db.read(lambda connection: waiting_runs(connection, now=NOW, limit=3)))
+    hinted = store.call(store.db.read(lambda connection: waiting_runs_of(connection, {*runs, "no such run"}, now=NOW)))
     assert hinted == [
         WaitingRun(runs[4], 1, None),
         *(WaitingRun(run, 0, None) for run in runs[1:4]),

@@ -13,10 +13,7 @@ import pytest
 
 from autogpt_server.data.db import db_time
 from autogpt_server.data.execution import (
-    CommitOutcome,
-    NodeExecutionRow,
-    RunCommit,
-    ValueRow,
+    EXECUTION_COLUMNS,
     abandon_run,
     commit,
     committed_seq,
@@ -24,6 +21,7 @@ from autogpt_server.data.execution import (
     run_key,
     waiting_runs,
 )
+from autogpt_server.data.run_rows import CommitOutcome, NodeExecutionRow, RunCommit, ValueRow
 from autogpt_server.data.snapshot import load_run
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.rows import new_run
@@ -31,6 +29,8 @@ from autogpt_server.execution.start import plan_start
 from autogpt_server.execution.state import RunState
 from support.ledger import INLINE_BYTES, Ledger, open_file, store_graph, write
 from support.planning import EPOCH, LIMITS, Game, numbered_ids, topology_of
+
+NOW = "2030-01-01T00:00:00.000+00:00"
 
 DONE, FENCED, FAILED = CommitOutcome
 
@@ -165,7 +165,7 @@ def test_rows_of_one_run_that_are_refused_harm_no_other(connection: sqlite3.Conn
         game.play("A0 x=1 end")
     entries = [ledger.cut(game.state) for game, ledger in games]
     # A node that does not exist, and a commit of another owner's time.
-    entries[1].changes.added[0] = replace(entries[1].changes.added[0], node_id="no such node")
+    entries[1].changes.added[0] = entries[1].changes.added[0]._replace(node_id="no such node")
     entries[2] = replace(entries[2], from_seq=7)
     results = write(connection, entries)
     assert [result.outcome for result in results] == [DONE, FAILED, FENCED, DONE]
@@ -194,7 +194,7 @@ def test_whatever_sqlite_refuses_concerns_one_run(connection: sqlite3.Connection
         game.play("A0 start")
     entries = [ledger.cut(game.state) for game, ledger in games]
     target = games[0][0].find("A0").id
-    entries[0].changes.values.append(replace(poison, execution_id=target) if poison.execution_id == "e" else poison)
+    entries[0].changes.values.append(poison._replace(execution_id=target) if poison.execution_id == "e" else poison)
     assert [result.outcome for result in write(connection, entries)] == [FAILED, DONE]
     assert committed_seq(connection, "run0") == (0, 1)
 
@@ -250,27 +250,20 @@ def test_a_node_execution_that_has_ended_never_changes(connection: sqlite3.Conne
     game.play("B0 start")
     entry = ledger.cut(game.state)
     ended = next(row for row in _execution_rows(before) if row.node_id == "A")
-    entry.changes.changed.append(replace(ended, status="RUNNING", ended_at=None))
+    entry.changes.changed.append(ended._replace(status="RUNNING", ended_at=None))
     assert write(connection, [entry])[0].outcome is FAILED
     assert everything(connection) == before
 
 
 def _execution_rows(tables: dict[str, list[dict[str, Any]]]) -> list[NodeExecutionRow]:
-    return [
-        NodeExecutionRow(
-            row["id"], row["agentNodeId"], row["status"], row["ordinal"], row["attempt"], row["seq"], row["addedSeq"], row["queuedSeq"],
-            row["startedSeq"], row["endedSeq"], row["errorCode"], row["error"], bool(row["mixedOrigin"]), row["origins"], row["addedAt"],
-            row["queuedAt"], row["startedAt"], row["endedAt"],
-        )
-        for row in tables["AgentNodeExecution"]
-    ]  # fmt: skip
+    return [NodeExecutionRow(*(row[column] for column in EXECUTION_COLUMNS)) for row in tables["AgentNodeExecution"]]
 
 
 def test_an_execution_of_another_run_cannot_be_changed(connection: sqlite3.Connection) -> None:
     (mine, ledger), (theirs, _) = begin(connection, "run1"), begin(connection, "run2")
     mine.play("A0 start")
     entry = ledger.cut(mine.state)
-    entry.changes.changed[0] = replace(entry.changes.changed[0], id=theirs.find("A0").id)
+    entry.changes.changed[0] = entry.changes.changed[0]._replace(id=theirs.find("A0").id)
     assert write(connection, [entry])[0].outcome is FAILED
 
 
@@ -367,7 +360,7 @@ def test_runs_that_have_something_to_do(connection: sqlite3.Connection) -> None:
             GRAPH, f"run{number}", {}, new_id=numbered_ids(f"{number}"), limits=LIMITS, at=EPOCH
         )
         insert_run(connection, new_run(state, {}, created_at=EPOCH, inline_value_bytes=INLINE_BYTES, priority=priority))
-    assert [run.id for run in waiting_runs(connection, limit=2)] == ["run2", "run1"]
+    assert [run.id for run in waiting_runs(connection, now=NOW, limit=2)] == ["run2", "run1"]
     game, ledger = begin(connection, "run4")
     game.play("A0 start")
     ledger.commit(game.state)
@@ -378,7 +371,7 @@ def test_runs_that_have_something_to_do(connection: sqlite3.Connection) -> None:
     ended, ended_ledger = begin(connection, "run5")
     ended.play("A0 end")
     ended_ledger.commit(ended.state)
-    assert [(run.id, run.worker_id) for run in waiting_runs(connection, limit=10)] == [
+    assert [(run.id, run.worker_id) for run in waiting_runs(connection, now=NOW, limit=10)] == [
         ("run4", "worker-1"),
         ("run2", None),
         ("run1", None),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from autogpt_server.data.db import Database
-from autogpt_server.data.execution import CommitOutcome, CommitResult, LargeValue, RunChanges, RunCommit, RunRow
 from autogpt_server.data.migrate import migrate
+from autogpt_server.data.run_rows import CommitOutcome, CommitResult, LargeValue, RunChanges, RunCommit, RunRow
 from autogpt_server.execution import committer
 from autogpt_server.execution.committer import Committer
 from support.running import eventually, settings_for

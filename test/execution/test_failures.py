@@ -6,7 +6,7 @@ import pydantic
 import pytest
 from pydantic import SecretStr
 
-from autogpt_server.data.block import BlockError, BlockSchema, EffectNotStarted, SchemaField, Suspend
+from autogpt_server.data.block import BlockError, BlockSchema, EffectNotStarted, SchemaField
 from autogpt_server.execution.failures import MAX_MESSAGE_CHARS, describe_failure, traceback_text
 from autogpt_server.execution.secrets import input_secrets, mask, settings_secrets
 from autogpt_server.utils import json
@@ -42,7 +42,6 @@ def not_valid() -> Exception:
         (EffectNotStarted("No connection."), "effect_not_started", "No connection."),
         (MemoryError(), "out_of_memory", "The block ran out of memory."),
         (SystemExit(3), "block_failed", "The block tried to end the process (SystemExit)."),
-        (Suspend(signal="go"), "not_supported", "The block asked to be suspended"),
         (not_json(), "invalid_json_value", "The block yielded a value that is not JSON: a set"),
         (
             not_valid(),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from autogpt_server.data.status import RunStatus
-from autogpt_server.execution.plan import Ended
+from autogpt_server.execution.events import Ended
 from autogpt_server.execution.restore import restore_run
 from autogpt_server.utils import json
 from support.kahn import ERROR, GraphSpec, LinkSpec, NodeSpec, solve

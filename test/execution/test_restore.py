@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from autogpt_server.data.execution import CommitOutcome
+from autogpt_server.data.run_rows import CommitOutcome
 from autogpt_server.data.snapshot import StaticPin
 from autogpt_server.data.status import RunStatus
-from autogpt_server.execution.plan import OwnerDied
+from autogpt_server.execution.events import OwnerDied
 from autogpt_server.execution.restore import restore_run, static_pins
 from support.ledger import INLINE_BYTES, Ledger, open_memory, store_graph
 from support.planning import Game, topology_of

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autogpt_server.data.block import Effects
+from autogpt_server.execution.events import Ended, Started, Yielded
+from autogpt_server.execution.flow import Todo
 from autogpt_server.execution.lineage import MAX_WATCHED, Wire, watched_pins
-from autogpt_server.execution.plan import Ended, Planner, Started, Todo, Yielded
+from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.state import RunState
 from autogpt_server.execution.topology import (
     MissingBlock,

@@ -9,9 +9,12 @@ from typing import Any
 
 from autogpt_server.data.block import Block
 from autogpt_server.data.db import Database
-from autogpt_server.data.execution import CommitOutcome, RunCommit, commit
+from autogpt_server.data.execution import commit
+from autogpt_server.data.run_rows import CommitOutcome, RunCommit
 from autogpt_server.data.snapshot import load_run
-from autogpt_server.execution.plan import Ended, Planner, Started, Todo, Yielded
+from autogpt_server.execution.events import Ended, Started, Yielded
+from autogpt_server.execution.flow import Todo
+from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.restore import restore_run, static_pins
 from autogpt_server.execution.rows import take_changes
 from autogpt_server.execution.start import run_limits

@@ -9,13 +9,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from autogpt_server.data.execution import (
-    CommitResult,
-    RunCommit,
-    commit,
-    insert_run,
-)
+from autogpt_server.data.execution import commit, insert_run
 from autogpt_server.data.migrate import known_migrations, migrate
+from autogpt_server.data.run_rows import CommitResult, RunCommit
 from autogpt_server.data.snapshot import RunSnapshot, load_run
 from autogpt_server.execution.restore import restore_run, static_pins
 from autogpt_server.execution.rows import new_run, take_changes

@@ -39,7 +39,9 @@ from autogpt_server.data.block import (
 )
 from autogpt_server.data.models import Graph
 from autogpt_server.data.status import NodeStatus
-from autogpt_server.execution.plan import Close, Ended, Event, Planner, RunLimits, Started, Todo, Yielded
+from autogpt_server.execution.events import Close, Ended, Event, Started, Yielded
+from autogpt_server.execution.flow import RunLimits, Todo
+from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.start import start_inputs
 from autogpt_server.execution.state import Execution, Failure, RunState
 from autogpt_server.execution.topology import Topology, build_topology

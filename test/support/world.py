@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from autogpt_server.data.execution import CommitOutcome
+from autogpt_server.data.run_rows import CommitOutcome
 from autogpt_server.data.status import NodeStatus
-from autogpt_server.execution.plan import Ended, OwnerDied, Started, Todo, Yielded
+from autogpt_server.execution.events import Ended, OwnerDied, Started, Yielded
+from autogpt_server.execution.flow import Todo
 from autogpt_server.execution.restore import restore_run
 from autogpt_server.execution.state import Execution, Failure, RunState, Token
 from autogpt_server.utils import json
