@@ -22,9 +22,9 @@ from autogpt_server.utils.settings import Settings
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
 """Paths that need no key: they hold nothing of the user's."""
 
-_CORS_HEADERS = "Content-Type, X-API-Key, Idempotency-Key, If-Match, Last-Event-ID"
+_CORS_HEADERS = "Content-Type, X-API-Key, Idempotency-Key, If-Match, Last-Event-ID, Prefer"
 _CORS_METHODS = "GET, POST, PUT, DELETE, OPTIONS"
-_CORS_EXPOSED = "Link, ETag, Location"
+_CORS_EXPOSED = "Link, ETag, Location, Preference-Applied"
 
 
 class Guard:
