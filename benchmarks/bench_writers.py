@@ -25,26 +25,31 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--child", nargs=3)
+    parser.add_argument("--child", nargs=4)
     child = parser.parse_known_args()[0].child
     if child:
-        path, tasks, seconds = child
-        asyncio.run(_child(Path(path), int(tasks), float(seconds)))
+        path, turns, tasks, seconds = child
+        asyncio.run(_child(Path(path), Path(turns) if turns else None, int(tasks), float(seconds)))
         return
     print(
         f"{'processes x tasks':24} {'writes/s':>10} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'max ms':>8}   each process"
     )
     print(_line("stdlib sqlite3, 1 thread", [_plain()]))
-    for tasks in ((1,), (16,), (64,), (1, 1), (1, 1, 1), (16, 1, 1), (1, 1, 1, 1)):
-        print(_line(" + ".join(map(str, tasks)), _processes(tasks)))
+    for tasks in ((1,), (16,), (64,)):
+        print(_line(" + ".join(map(str, tasks)), _processes(tasks, turns=True)))
+    for tasks in ((1, 1), (1, 1, 1), (16, 1, 1), (1, 1, 1, 1)):
+        for turns in (True, False):
+            title = f"{' + '.join(map(str, tasks))}{'' if turns else ', no turns'}"
+            print(_line(title, _processes(tasks, turns=turns)))
 
 
-def _processes(tasks: Sequence[int]) -> list[list[float]]:
-    """How long each write of each process took, in seconds."""
+def _processes(tasks: Sequence[int], *, turns: bool) -> list[list[float]]:
+    """How long each write of each process took, in seconds; with or without the file at which they queue."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         path = Path(folder) / "w.db"
         with closing(_create(path)):
             command = [sys.executable, "-m", "benchmarks.bench_writers", "--child", str(path)]
+            command.append(str(path.with_name("turn")) if turns else "")
             children = [
                 subprocess.Popen([*command, str(n), str(SECONDS)], cwd=ROOT, stdin=-1, stdout=-1, text=True)
                 for n in tasks
@@ -59,8 +64,8 @@ def _processes(tasks: Sequence[int]) -> list[list[float]]:
             return [[float(text) for text in child.communicate()[0].split()] for child in children]
 
 
-async def _child(path: Path, tasks: int, seconds: float) -> None:
-    connections = Connections(ConnectionOptions(path, "FULL"))
+async def _child(path: Path, turns: Path | None, tasks: int, seconds: float) -> None:
+    connections = Connections(ConnectionOptions(path, "FULL", turn_path=turns))
     await connections.open()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

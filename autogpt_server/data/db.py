@@ -57,7 +57,12 @@ class Database:
         """
         path = settings.database_path
         migrate.check_version(path)
-        options = engine.ConnectionOptions(path, settings.sqlite_synchronous, settings.sqlite_busy_timeout_s)
+        options = engine.ConnectionOptions(
+            path,
+            settings.sqlite_synchronous,
+            settings.sqlite_busy_timeout_s,
+            turn_path=settings.state_dir / "writers.turn",
+        )
         connections = engine.Connections(options)
         await connections.open()
         return cls(connections)

@@ -2,8 +2,8 @@
 
 Several processes share a file in WAL mode: readers never wait, and writers take turns by ``BEGIN IMMEDIATE``, which
 takes the write lock at once, so that no transaction has to fail halfway because it read before another wrote
-(sqlite.org/lang_transaction.html). Waiting for that lock is done here and not by SQLite's busy handler: that sleeps for
-up to 100 ms at a time, while writers here hold the lock for about one.
+(sqlite.org/lang_transaction.html). Writers queue for it where they can (see `turns`); what waiting is left is done here and not by SQLite's
+busy handler: that sleeps for up to 100 ms at a time, while writers here hold the lock for about one.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeVar, get_args
 from urllib.parse import quote
 
 from autogpt_server.data.engine.errors import CommitUncertainError, DatabaseBusyError, EngineError
+from autogpt_server.data.engine.turns import Turn
 from autogpt_server.utils import faults
 
 T = TypeVar("T")
@@ -45,12 +46,14 @@ class ConnectionOptions:
 
     ``synchronous``: FULL (a commit survives the loss of power), NORMAL (it survives the death of processes), ...
     ``busy_timeout_s``: how long to wait for another process's write before giving up.
+    ``turn_path``: a file at which the writers of all processes queue (see `turns`); without one they try until it is their turn.
     """
 
     path: Path
     synchronous: Synchronous = "FULL"
     busy_timeout_s: float = 30.0
     read_only: bool = False
+    turn_path: Path | None = None
 
     def __post_init__(self) -> None:
         if self.synchronous not in get_args(Synchronous):
@@ -73,7 +76,23 @@ def open_writer(options: ConnectionOptions) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA busy_timeout=0")  # waiting is `_patiently`'s business
 
-    return _open(options, "rwc", prepare)
+    writer = _open(options, "rwc", prepare)
+    if options.turn_path is not None:
+        with contextlib.suppress(OSError):  # a folder that cannot be written
+            writer.turn = Turn(options.turn_path)
+    return writer
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that knows where writers queue."""
+
+    turn: Turn | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.turn is not None:
+            self.turn.close()
+            self.turn = None
 
 
 def open_reader(options: ConnectionOptions) -> sqlite3.Connection:
@@ -86,7 +105,7 @@ def open_reader(options: ConnectionOptions) -> sqlite3.Connection:
     return _open(options, mode, lambda connection: connection.execute("PRAGMA query_only=ON"))
 
 
-def _open(options: ConnectionOptions, mode: str, prepare: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
+def _open(options: ConnectionOptions, mode: str, prepare: Callable[[sqlite3.Connection], object]) -> _Connection:
     # A file: URI, for the mode; quoted, so that odd characters do not matter.
     uri = f"file:{quote(str(options.path))}?mode={mode}"
     try:
@@ -96,6 +115,7 @@ def _open(options: ConnectionOptions, mode: str, prepare: Callable[[sqlite3.Conn
             timeout=options.busy_timeout_s,
             isolation_level=None,
             cached_statements=_CACHED_STATEMENTS,
+            factory=_Connection,
         )
         try:
             connection.execute("PRAGMA schema_version")  # reads the file: it may be no database
@@ -152,7 +172,13 @@ def begin(connection: sqlite3.Connection, timeout_s: float) -> None:
     Raises:
         DatabaseBusyError: another process held the lock for ``timeout_s``.
     """
-    _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), time.monotonic() + timeout_s)
+    deadline = time.monotonic() + timeout_s
+    _take_turn(connection)
+    try:
+        _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
+    except BaseException:
+        _give_turn(connection)
+        raise
 
 
 def commit(connection: sqlite3.Connection) -> None:
@@ -175,6 +201,17 @@ def commit(connection: sqlite3.Connection) -> None:
         raise CommitUncertainError(
             f"COMMIT failed ({error}): the transaction may or may not be durable; read back before repeating it"
         ) from error
+    _give_turn(connection)
+
+
+def _take_turn(connection: sqlite3.Connection) -> None:
+    if isinstance(connection, _Connection) and connection.turn is not None:
+        connection.turn.take()
+
+
+def _give_turn(connection: sqlite3.Connection) -> None:
+    if isinstance(connection, _Connection) and connection.turn is not None:
+        connection.turn.give()
 
 
 def rollback(connection: sqlite3.Connection) -> None:
@@ -182,6 +219,7 @@ def rollback(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         with contextlib.suppress(sqlite3.OperationalError):  # an error now means that there is nothing left to undo
             connection.execute("ROLLBACK")
+    _give_turn(connection)
 
 
 def in_transaction(connection: sqlite3.Connection, timeout_s: float, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -226,7 +264,9 @@ def in_snapshot(connection: sqlite3.Connection, function: Callable[[sqlite3.Conn
 
 def autocommit(connection: sqlite3.Connection, timeout_s: float, function: Callable[[sqlite3.Connection], T]) -> T:
     """Call ``function``, a single statement, outside any transaction."""
+    deadline = time.monotonic() + timeout_s
+    _take_turn(connection)
     try:
-        return _patiently(lambda: function(connection), time.monotonic() + timeout_s)
+        return _patiently(lambda: function(connection), deadline)
     finally:
         rollback(connection)
