@@ -76,7 +76,7 @@ def running_server(prepare: Callable[[Path], None] | None = None, **settings: st
         if prepare is not None:
             prepare(database)
         port, pyro_port = _free_port(), _free_port()
-        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(_ROOT)]
         environment = {
             **os.environ,
             "DATABASE_URL": f"file:{database}",
