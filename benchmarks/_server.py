@@ -1,4 +1,4 @@
-"""A real server for benchmarks: `poetry run app` on a new database and free ports, and a client that drives it over HTTP."""
+"""A real server for benchmarks: `poetry run app` on free ports, with default settings and a database of its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 
+from autogpt_server.utils.instance import Instance
+from autogpt_server.utils.settings import Settings
+
 START_LIMIT_S = 60.0
-ENDED = frozenset({"COMPLETED", "FAILED", "CANCELED"})
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,58 @@ class Server:
     process: subprocess.Popen[bytes]
     ready_s: float
     """How long it took from the start of the program until the address answered."""
+    database: Path
 
     def memory_mb(self) -> float:
         """Proportional set size of all its processes together."""
         parent = psutil.Process(self.process.pid)
-        processes = [parent, *parent.children(recursive=True)]
-        return sum(process.memory_full_info().pss for process in processes) / 2**20
+        total = 0
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total / 2**20
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds of each part so far. Workers are the children of the ExecutionManager."""
+        status = Instance(Settings(database_url=f"file:{self.database}")).status()
+        if status is None:
+            raise RuntimeError("the server does not say what it consists of")
+        spent: dict[str, float] = {}
+        for service in status.services:
+            if service.pid is None:
+                continue
+            process = psutil.Process(service.pid)
+            spent[service.name] = _cpu_s(process)
+            workers = [child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())]
+            if workers:
+                spent["workers"] = sum(map(_cpu_s, workers))
+        return spent
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 @contextmanager
-def running_server(**settings: str) -> Generator[Server]:
-    """Start a server with these settings (names as in the environment), and stop it at the end."""
+def running_server(prepare: Callable[[Path], None] | None = None, **settings: str) -> Generator[Server]:
+    """Start a server with these settings (names as in the environment), and stop it at the end.
+
+    `prepare` makes its database file; without it the server begins with a new one.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        database = Path(folder) / "bench.db"
+        if prepare is not None:
+            prepare(database)
         port, pyro_port = _free_port(), _free_port()
+        paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(_ROOT)]
         environment = {
             **os.environ,
-            "DATABASE_URL": f"file:{folder}/bench.db",
+            "DATABASE_URL": f"file:{database}",
             "AGENT_SERVER_PORT": str(port),
             "PYRO_PORT": str(pyro_port),
+            "BLOCK_MODULES": "benchmarks.blocks",
+            "PYTHONPATH": os.pathsep.join(paths),
             **settings,
         }
         log = (Path(folder) / "output.log").open("wb")
@@ -58,7 +94,7 @@ def running_server(**settings: str) -> Generator[Server]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_ready(url, process, Path(log.name))
-            yield Server(url, process, time.perf_counter() - began)
+            yield Server(url, process, time.perf_counter() - began, database)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -87,49 +123,3 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             pass
         time.sleep(0.02)
     raise RuntimeError(f"the server was not ready in {START_LIMIT_S:g} s:\n{log.read_text()[-2000:]}")
-
-
-class Client:
-    """What a program does with the server."""
-
-    def __init__(self, server: Server) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=server.url, timeout=120.0, limits=httpx.Limits(max_connections=200, max_keepalive_connections=200)
-        )
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    async def create(self, nodes: list[dict[str, Any]], links: list[dict[str, Any]]) -> str:
-        """Store a graph; its id."""
-        answer = await self._http.post("/graphs", json={"name": "benchmark", "nodes": nodes, "links": links})
-        answer.raise_for_status()
-        return str(answer.json()["id"])
-
-    async def execute(self, graph_id: str, data: dict[str, Any]) -> str:
-        """Start a run; its id."""
-        answer = await self._http.post(f"/graphs/{graph_id}/execute", json=data)
-        answer.raise_for_status()
-        return str(answer.json()["id"])
-
-    async def events(self, run_id: str) -> AsyncIterator[tuple[str, str]]:
-        """(event, data) of the run's stream, until it ends."""
-        async with self._http.stream("GET", f"/executions/{run_id}/events") as stream:
-            stream.raise_for_status()
-            event = ""
-            async for line in stream.aiter_lines():
-                if line.startswith("event:"):
-                    event = line[6:].strip()
-                elif line.startswith("data:"):
-                    yield event, line[5:].strip()
-
-    async def ended(self, run_id: str) -> dict[str, Any]:
-        """Wait until the run has ended, by its stream of events; the run."""
-        async for _ in self.events(run_id):
-            pass
-        answer = await self._http.get(f"/executions/{run_id}")
-        answer.raise_for_status()
-        run: dict[str, Any] = answer.json()
-        if run["status"] != "COMPLETED":
-            raise RuntimeError(f"run {run_id} is {run['status']}: {run.get('error')}")
-        return run

@@ -1,11 +1,13 @@
-"""The database of one process: a Prisma client on the in-process engine, and the raw connections beside it.
+"""The database of one process: its connections, and a Prisma client on the in-process engine that works on them.
 
 Reads and ordinary writes go through `Database.client`. `Database.write` and `Database.read` are for what has to be one trip: the commits of the
-worker, an occurrence with its run, and the reads that a page of a large run needs.
+worker, an occurrence with its run, and the reads that a page of a large run needs. A process that needs nothing else does not pay for the client,
+which is made when it is first used.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -40,10 +42,11 @@ class CommitUncertain(DatabaseUnavailable):
 class Database:
     """An open database. Make one per process with `open`, and `close` it."""
 
-    def __init__(self, client: Prisma, path: Path) -> None:
-        self.client = client
-        self.path = path
-        self._engine = engine.get_engine(client)
+    def __init__(self, connections: engine.Connections) -> None:
+        """`connections`: open ones, which are closed with the database."""
+        self.path: Path = connections.options.path
+        self._connections = connections
+        self._client: Prisma | None = None
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -54,26 +57,47 @@ class Database:
         """
         path = settings.database_path
         migrate.check_version(path)
-        client = engine.create_client(
-            path, synchronous=settings.sqlite_synchronous, busy_timeout_s=settings.sqlite_busy_timeout_s
+        options = engine.ConnectionOptions(
+            path,
+            settings.sqlite_synchronous,
+            settings.sqlite_busy_timeout_s,
+            turn_path=settings.state_dir / "writers.turn",
         )
-        await client.connect()
-        return cls(client, path)
+        connections = engine.Connections(options)
+        await connections.open()
+        return cls(connections)
+
+    @property
+    def client(self) -> Prisma:
+        """The Prisma client. Whoever asks first in a process waits for its import: half a second, unless it was prepared.
+
+        Raises `EngineNotBuiltError` when nothing has been generated.
+        """
+        if self._client is None:
+            self._client = engine.client_on(self._connections)
+        return self._client
+
+    async def prepare_client(self) -> None:
+        """Import the client aside, so that the loop does not wait for it later."""
+        await asyncio.to_thread(engine.import_client)
 
     async def write(self, perform: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `perform` in the writer thread as one transaction: BEGIN IMMEDIATE, `perform`, COMMIT; an exception rolls back.
+        """Run `perform` in the writer thread in a transaction: BEGIN IMMEDIATE, `perform`, COMMIT; an exception undoes what it did.
 
-        Raises `CommitUncertainError` when the COMMIT itself raised: then the caller re-reads before it writes again.
+        It may share the transaction with other writes of this process that are waiting, and what they did, it sees; each is answered once all of it
+        is durable. Raises `CommitUncertainError` when the COMMIT itself raised: then the caller re-reads before it writes again.
         """
-        return await self._engine.write(perform)
+        return await self._connections.write(perform)
 
     async def read(self, perform: Callable[[sqlite3.Connection], T]) -> T:
         """Run `perform` in the reader thread on a read-only connection, as one snapshot."""
-        return await self._engine.read(perform)
+        return await self._connections.read(perform)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self.client.disconnect()
+        if self._client is not None:
+            await self._client.disconnect()
+        await self._connections.aclose()
 
     async def __aenter__(self) -> Self:
         return self

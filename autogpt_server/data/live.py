@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from autogpt_server.data.db import Database
-from autogpt_server.data.models import NodeExecution, Run
+from autogpt_server.data.models import ErrorInfo, NodeExecution, Run
 from autogpt_server.data.runs import changes_since
+from autogpt_server.data.status import RunStatus
 from autogpt_server.utils import json
 
 
@@ -52,6 +53,34 @@ async def run_seqs(db: Database, run_ids: Collection[str]) -> dict[str, int]:
             (json.dumps(list(run_ids)),),
         )
         return dict(rows.fetchall())
+
+    return await db.read(read)
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Whether a run has ended, and how."""
+
+    status: RunStatus
+    error: ErrorInfo | None
+
+    @property
+    def is_ended(self) -> bool:
+        return self.status.is_terminal
+
+
+async def run_states(db: Database, run_ids: Collection[str]) -> dict[str, RunState]:
+    """Run id -> its state, for those of the runs that exist."""
+
+    def read(connection: sqlite3.Connection) -> dict[str, RunState]:
+        rows = connection.execute(
+            'SELECT "id", "status", "errorCode", "errorMessage" FROM "AgentGraphExecution" WHERE "id" IN (SELECT "value" FROM json_each(?))',
+            (json.dumps(list(run_ids)),),
+        )
+        return {
+            run_id: RunState(RunStatus(status), ErrorInfo(code=code, message=message or "") if code else None)
+            for run_id, status, code, message in rows
+        }
 
     return await db.read(read)
 

@@ -6,7 +6,19 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autogpt_server.server import blocks, events, graphs, openapi, pages, problems, runs, schedules, system, websocket
+from autogpt_server.server import (
+    blocks,
+    events,
+    execute,
+    graphs,
+    openapi,
+    pages,
+    problems,
+    runs,
+    schedules,
+    system,
+    websocket,
+)
 from autogpt_server.server.context import ServerContext
 from autogpt_server.server.guard import Guard
 from autogpt_server.server.metrics import Measured
@@ -33,7 +45,7 @@ def create_app(context: ServerContext) -> FastAPI:
     )
     app.state.context = context
     problems.install(app)
-    for router in (blocks, graphs, runs, schedules, events, system, pages, websocket):
+    for router in (blocks, graphs, execute, runs, schedules, events, system, pages, websocket):
         app.include_router(router.router)
     openapi.install(app)
     return app

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from autogpt_server.server.context import get_context
+from autogpt_server.server.context import context_of
 from autogpt_server.server.problems import InvalidBody, RequestTooLarge, UnsupportedMediaType
 from autogpt_server.utils import json
 from autogpt_server.utils.json import InvalidJSONValue
@@ -42,7 +42,7 @@ class JsonRoute(APIRoute):
 
         async def handle_checked(request: Request) -> Response:
             parsed = _ParsedRequest(request.scope, request.receive)
-            parsed.content = content = await _read(request, get_context(request).settings.max_request_bytes)
+            parsed.content = content = await _read(request, context_of(request).settings.max_request_bytes)
             if content:
                 _check_media_type(request.headers.get("content-type"))
                 try:

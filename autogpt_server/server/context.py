@@ -88,10 +88,15 @@ class ServerContext:
         return json.dumps_bytes([block.describe() for block in self.blocks.values()])
 
 
-def get_context(connection: HTTPConnection) -> ServerContext:
+def context_of(connection: HTTPConnection) -> ServerContext:
     """The context of the app that serves this connection."""
     context: ServerContext = connection.app.state.context
     return context
+
+
+async def get_context(connection: HTTPConnection) -> ServerContext:
+    """`context_of`, as a dependency: async, because FastAPI calls plain functions in a thread."""
+    return context_of(connection)
 
 
 Context = Annotated[ServerContext, Depends(get_context)]

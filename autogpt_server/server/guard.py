@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,9 +23,11 @@ from autogpt_server.utils.settings import Settings
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
 """Paths that need no key: they hold nothing of the user's."""
 
-_CORS_HEADERS = "Content-Type, X-API-Key, Idempotency-Key, If-Match, Last-Event-ID"
+_KNOWN_HOSTS = 256
+"""So many hosts and origins are not looked at anew; clients name the same ones again and again."""
+_CORS_HEADERS = "Content-Type, X-API-Key, Idempotency-Key, If-Match, Last-Event-ID, Prefer"
 _CORS_METHODS = "GET, POST, PUT, DELETE, OPTIONS"
-_CORS_EXPOSED = "Link, ETag, Location"
+_CORS_EXPOSED = "Link, ETag, Location, Preference-Applied"
 
 
 class Guard:
@@ -33,6 +36,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._hosts = frozenset(host.casefold().rstrip(".") for host in settings.allowed_hosts)
+        self._is_ours = lru_cache(_KNOWN_HOSTS)(self._names_us)
         self._keys = tuple(key.get_secret_value().encode() for key in settings.api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +79,7 @@ class Guard:
             return MissingApiKey()
         return None
 
-    def _is_ours(self, url: str) -> bool:
+    def _names_us(self, url: str) -> bool:
         """Whether the host that a URL or origin names is this machine or one that the settings allow."""
         try:
             host = urlsplit(url).hostname

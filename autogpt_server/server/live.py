@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from autogpt_server.data.db import Database
 from autogpt_server.data.live import Changes, RunPosition, first_id_of, graph_runs, read_changes, run_seqs
 from autogpt_server.data.runs import RunNotFound
+from autogpt_server.server.run_ends import RunEnds
 from autogpt_server.utils.logging import get_logger
 
 SWEEP_S = 1.0
@@ -42,10 +43,13 @@ class LiveRuns:
         self._runs: dict[str, _RunFeed] = {}
         self._graphs: dict[str, _GraphFeed] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self.ends = RunEnds(db)
+        """Those who wait for the end of a run, and for nothing else of it."""
         self.is_stopping = False
 
     async def start(self) -> None:
         """Begin to sweep."""
+        self.ends.start()
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="live sweep")
 
     async def stop(self) -> None:
@@ -53,6 +57,7 @@ class LiveRuns:
         self.is_stopping = True
         for feed in (*self._runs.values(), *self._graphs.values()):
             feed.close()
+        await self.ends.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
@@ -63,8 +68,9 @@ class LiveRuns:
         """How many runs are being read."""
         return len(self._runs)
 
-    def reached(self, hints: Iterable[tuple[str, str, int]]) -> None:
+    def reached(self, hints: Sequence[tuple[str, str, int]]) -> None:
         """Take hints: (run id, graph id, seq)."""
+        self.ends.look([run_id for run_id, _, _ in hints])
         for run_id, graph_id, seq in hints:
             if (run := self._runs.get(run_id)) is not None:
                 run.hint(seq)
@@ -129,6 +135,7 @@ class LiveRuns:
                 log.exception("live sweep failed; the next one follows")
 
     async def _sweep(self) -> None:
+        self.ends.look(self.ends.run_ids)
         if self._runs:
             for run_id, seq in (await run_seqs(self._db, list(self._runs))).items():
                 if (feed := self._runs.get(run_id)) is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pydantic
 
-from autogpt_server.data.models import Graph, NodeExecution, Run
+from autogpt_server.data.models import ErrorInfo, Graph, NodeExecution, Run
+from autogpt_server.data.status import RunStatus
 from autogpt_server.server.problems import ProblemEntry
 
 GRAPH_EXAMPLE: dict[str, Any] = {
@@ -79,6 +80,15 @@ class StartedRunDocument(pydantic.BaseModel):
 
     id: str = pydantic.Field(description="The run's id.")
     executions: list[StartedExecution] = pydantic.Field(description="The executions it begins with.")
+    status: RunStatus | None = pydantic.Field(
+        None, description="With `Prefer: wait` only: how the run is now, which may be that it has not ended in time."
+    )
+    outputs: dict[str, list[Any]] | None = pydantic.Field(
+        None, description="With `Prefer: wait`, of a run that has ended: what its agent outputs gave, name -> values."
+    )
+    error: ErrorInfo | None = pydantic.Field(
+        None, description="With `Prefer: wait`, of a run that has ended: why it FAILED; null if it did not."
+    )
 
 
 class Health(pydantic.BaseModel):

@@ -2,6 +2,7 @@
 
     server.lock      held by the supervisor, from before it migrates the database until everything has ended
     members.lock     shared by all its processes, so that a new server can tell when those of a killed one are gone
+    writers.turn     where processes queue that want to write to the database
     instance.json    the id and the secret of the server that runs, or ran last; readable by its user only
     status.json      what `cli status` shows: addresses, process ids, states
     logs/            where the processes log

@@ -8,10 +8,14 @@
 - `plans` keeps the plan of each text, `stored` keeps them on disk; `compiler` makes them, with Prisma's own query compiler
   (WebAssembly, unpacked by `build`);
 - `interpreter` (with `values`, `rendering`, `rows` and `generators`) carries plans out; `raw` does raw SQL;
-- `engine` decides where: on one of the connections of `sqlite`, within one of the `transactions`.
+- `engine` decides where: on one of the `connections`, within one of the `transactions`;
+- each connection (`sqlite`) lives in one of the `threads`, where writes that wait are done `together`.
+
+Nothing here imports what Prisma generated before a client is made: a process that only needs `Connections` stays small.
 """
 
-from autogpt_server.data.engine.client import bind, create_client, get_engine
+from autogpt_server.data.engine.client import bind, client_on, create_client, get_engine, import_client
+from autogpt_server.data.engine.connections import Connections
 from autogpt_server.data.engine.engine import SqliteEngine
 from autogpt_server.data.engine.errors import (
     CommitUncertainError,
@@ -29,6 +33,7 @@ __all__ = [
     "CommitUncertainError",
     "CompilerError",
     "ConnectionOptions",
+    "Connections",
     "DatabaseBusyError",
     "EngineClosedError",
     "EngineError",
@@ -38,6 +43,8 @@ __all__ = [
     "Synchronous",
     "UnsupportedPlanError",
     "bind",
+    "client_on",
     "create_client",
     "get_engine",
+    "import_client",
 ]

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from prisma._types import TransactionId
 from pydantic import BaseModel
 
+from autogpt_server.data.engine.connections import Connections
 from autogpt_server.data.engine.engine import SqliteEngine, Work
 from autogpt_server.data.engine.errors import ClientErrors, EngineError, EngineNotBuiltError
 from autogpt_server.data.engine.files import wasm_path
@@ -25,6 +25,7 @@ from autogpt_server.data.engine.sqlite import ConnectionOptions, Synchronous
 
 if TYPE_CHECKING:
     from prisma import Prisma
+    from prisma._types import TransactionId
 
 ClientT = TypeVar("ClientT")
 
@@ -46,12 +47,30 @@ def create_client(
     Raises:
         EngineNotBuiltError: the client has not been generated.
     """
-    try:
-        from prisma import Prisma  # noqa: PLC0415 - raises while nothing has been generated
-    except (ImportError, RuntimeError) as error:
-        raise EngineNotBuiltError("the Prisma client has not been generated: run `make generate`") from error
     options = ConnectionOptions(_absolute(url_or_path), synchronous, busy_timeout_s, read_only)
-    return bind(Prisma, options)
+    return bind(_generated_class(), options)
+
+
+def client_on(connections: Connections) -> "Prisma":
+    """A client of the product's schema that works on open connections, which it does not close.
+
+    The first one in a process imports what is generated, which takes about half a second.
+
+    Raises:
+        EngineNotBuiltError: the client has not been generated, or there is no query compiler.
+    """
+    client = bind(_generated_class(), connections.options)
+    cast(_EngineClient, client).attach(connections)
+    return client
+
+
+def import_client() -> None:
+    """Import what is generated, so that `client_on` need not; may be called in any thread.
+
+    Raises:
+        EngineNotBuiltError: the client has not been generated.
+    """
+    _generated_class()
 
 
 def bind(client_class: type[ClientT], options: ConnectionOptions, *, plans_dir: Path | None = None) -> ClientT:
@@ -72,6 +91,14 @@ def get_engine(client: object) -> SqliteEngine:
     if not isinstance(engine, SqliteEngine):
         raise EngineError("the client is not connected" if engine is None else f"not our engine: {type(engine)}")
     return engine
+
+
+def _generated_class() -> "type[Prisma]":
+    try:
+        from prisma import Prisma  # noqa: PLC0415 - heavy; and it raises while nothing has been generated
+    except (ImportError, RuntimeError) as error:
+        raise EngineNotBuiltError("the Prisma client has not been generated: run `make generate`") from error
+    return Prisma
 
 
 def _absolute(url_or_path: str | Path) -> Path:
@@ -118,14 +145,21 @@ class _EngineClient:
             EngineNotBuiltError: there is no query compiler (it is loaded only when it is needed).
             EngineError: the file cannot be opened.
         """
+        engine = self._new_engine()
+        await engine.connect()
+        self._internal_engine = engine
+
+    def attach(self, connections: Connections) -> None:
+        """Instead of `connect`: use what is open."""
+        self._internal_engine = self._new_engine(connections)
+
+    def _new_engine(self, connections: Connections | None = None) -> SqliteEngine:
         if not wasm_path().exists():
             raise EngineNotBuiltError(f"the query compiler is missing ({wasm_path()}): run `make generate`")
         if self._internal_engine is not None:
             raise self._module("engine.errors").AlreadyConnectedError("Already connected to the query engine")
         plans = plans_of(_datamodel(self._packaged_schema_path), plans_dir=self._plans_dir)
-        engine = SqliteEngine(self._options, plans=plans, errors=self._errors)
-        await engine.connect()
-        self._internal_engine = engine
+        return SqliteEngine(self._options, plans=plans, errors=self._errors, connections=connections)
 
     async def _execute(
         self,
@@ -249,7 +283,7 @@ class _NestedTransaction:
         """Undo what was done."""
         await self._outer._connected().rollback_transaction(self._started())  # noqa: SLF001
 
-    def _started(self) -> TransactionId:
+    def _started(self) -> "TransactionId":
         if self._tx_id is None:
             raise self._outer._errors.TransactionNotStartedError  # noqa: SLF001
         return self._tx_id

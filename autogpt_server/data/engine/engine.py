@@ -3,67 +3,66 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
-from prisma._types import TransactionId
-from prisma.engine._abstract import AsyncAbstractEngine
-
+from autogpt_server.data.engine.connections import Connections, Work
 from autogpt_server.data.engine.errors import (
     ClientErrors,
     DatabaseBusyError,
-    EngineClosedError,
     ErrorClasses,
     QueryError,
-    ReadOnlyError,
     sqlite_query_error,
 )
 from autogpt_server.data.engine.generators import Clock
 from autogpt_server.data.engine.interpreter import Plan
-from autogpt_server.data.engine.plans import LruCache, PlanCache
+from autogpt_server.data.engine.lru import LruCache
+from autogpt_server.data.engine.plans import PlanCache
 from autogpt_server.data.engine.protocol import Request
 from autogpt_server.data.engine.raw import RawStatement, raw_parameters
-from autogpt_server.data.engine.sqlite import (
-    ConnectionOptions,
-    DatabaseThread,
-    autocommit,
-    in_savepoint,
-    in_snapshot,
-    in_transaction,
-    open_reader,
-    open_writer,
-)
-from autogpt_server.data.engine.transactions import Transactions
+from autogpt_server.data.engine.sqlite import ConnectionOptions, in_savepoint
+
+if TYPE_CHECKING:
+    from prisma._types import TransactionId
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 _MAX_RAW_STATEMENTS: Final = 500
 
 
-class SqliteEngine(AsyncAbstractEngine):
+class SqliteEngine:
     """Runs queries on one database file, with one connection that writes and one that reads.
 
-    Use it from one event loop. Everything but `connect` raises `EngineClosedError` unless it is connected.
+    It has the interface of the client's `AsyncAbstractEngine`. Use it from one event loop. Everything but `connect` raises
+    `EngineClosedError` unless it is connected.
     """
 
-    def __init__(self, options: ConnectionOptions, *, plans: PlanCache, errors: ErrorClasses) -> None:
-        """``plans``: those of the client's schema. ``errors``: the ``errors`` module of its package."""
+    def __init__(
+        self,
+        options: ConnectionOptions,
+        *,
+        plans: PlanCache,
+        errors: ErrorClasses,
+        connections: Connections | None = None,
+    ) -> None:
+        """``plans``: those of the client's schema. ``errors``: the ``errors`` module of its package.
+
+        ``connections``: open ones, to be shared with others and closed by whoever opened them; by default it opens its own.
+        """
         self.options = options
         self.plans = plans
+        self._connections = connections or Connections(options)
+        self._owns_connections = connections is None
         self._client_errors = ClientErrors(errors)
         self._raw: LruCache[str, RawStatement] = LruCache(_MAX_RAW_STATEMENTS)
-        self._reader: DatabaseThread | None = None
-        self._writer: DatabaseThread | None = None
-        self._transactions: Transactions | None = None
         self._queries = 0
 
     # --- life -----------------------------------------------------------------------------------------------------
 
     async def connect(
         self,
-        timeout: timedelta = timedelta(seconds=10),  # noqa: ARG002, ASYNC109 - the interface of the base class
+        timeout: timedelta = timedelta(seconds=10),  # noqa: ARG002, ASYNC109 - the client's interface
         datasources: object = None,  # noqa: ARG002
     ) -> None:
         """Open the database.
@@ -71,39 +70,19 @@ class SqliteEngine(AsyncAbstractEngine):
         Raises:
             EngineError: it cannot be opened.
         """
-        options = self.options
-        if not options.read_only:
-            writer = DatabaseThread("sqlite-writer", lambda: open_writer(options))
-            await writer.start()
-            self._writer = writer
-            self._transactions = Transactions(writer)
-        reader = DatabaseThread("sqlite-reader", lambda: open_reader(options))
-        try:
-            await reader.start()
-        except BaseException:
-            await self.aclose()
-            raise
-        self._reader = reader
+        if self._owns_connections:
+            await self._connections.open()
 
     async def aclose(self, *, timeout: timedelta | None = None) -> None:  # noqa: ARG002, ASYNC109
         """Roll back what is open, finish what was asked for, and close the database."""
-        try:
-            if self._transactions is not None:
-                await self._transactions.close()
-            if self._reader is not None:  # before the writer: the last connection to close tidies the WAL up
-                await self._reader.aclose()
-            if self._writer is not None:
-                await self._writer.aclose()
-        finally:
-            self.close()
-            self._reader = self._writer = self._transactions = None
-            await self.plans.close()
+        if self._owns_connections:
+            await self._connections.aclose()
+        await self.plans.close()
 
     def close(self, *, timeout: timedelta | None = None) -> None:  # noqa: ARG002
         """Have the connections closed, without waiting for it; what is open is rolled back."""
-        for thread in (self._reader, self._writer):
-            if thread is not None:
-                thread.close()
+        if self._owns_connections:
+            self._connections.close()
 
     def stop(self, *, timeout: timedelta | None = None) -> None:
         """`close`."""
@@ -112,22 +91,12 @@ class SqliteEngine(AsyncAbstractEngine):
     # --- plain SQL ------------------------------------------------------------------------------------------------
 
     async def write(self, function: Work[T]) -> T:
-        """Call ``function`` with the writing connection between BEGIN IMMEDIATE and COMMIT, in the writer's thread.
-
-        It takes its turn with Prisma's writes, and is rolled back if it raises; it must not block on anything else. If the
-        calling task is cancelled before it starts, it does not start; afterwards it is finished (and committed) first.
-
-        Raises:
-            CommitUncertainError: COMMIT itself failed: the changes may or may not be durable.
-            DatabaseBusyError: another process held the write lock for the whole busy timeout.
-            ReadOnlyError: the client was created read-only.
-        """
-        timeout_s = self.options.busy_timeout_s
-        return await self._in_turn(lambda connection: in_transaction(connection, timeout_s, function))
+        """See `Connections.write`."""
+        return await self._connections.write(function)
 
     async def read(self, function: Work[T]) -> T:
-        """Call ``function`` with the read-only connection, in the reader's thread; all it reads is of one moment."""
-        return await self._reading().call(lambda connection: in_snapshot(connection, function))
+        """See `Connections.read`."""
+        return await self._connections.read(function)
 
     # --- Prisma's queries -----------------------------------------------------------------------------------------
 
@@ -181,7 +150,7 @@ class SqliteEngine(AsyncAbstractEngine):
             lambda connection: statement.execute(connection, values), writes=True, alone=statement.alone, tx_id=tx_id
         )
 
-    async def query(self, content: str, *, tx_id: TransactionId | None) -> Any:
+    async def query(self, content: str, *, tx_id: "TransactionId | None") -> Any:
         """The result of a request that is already JSON protocol text."""
         return {"data": {"result": await self.execute(Request(content, {}), tx_id=tx_id)}}
 
@@ -237,74 +206,42 @@ class SqliteEngine(AsyncAbstractEngine):
                 raise QueryError("P2020", f"Value out of range for the database: {error}") from error
 
     async def _dispatch(self, work: Work[T], *, writes: bool, several: bool, alone: bool, tx_id: str | None) -> T:
-        timeout_s = self.options.busy_timeout_s
+        connections = self._connections
         if tx_id is not None:
             if writes and several:
-                return await self._running().run(tx_id, lambda connection: in_savepoint(connection, work))
-            return await self._running().run(tx_id, work)
+                return await connections.transactions.run(tx_id, lambda connection: in_savepoint(connection, work))
+            return await connections.transactions.run(tx_id, work)
         if not writes:
-            if several:
-                return await self._reading().call(lambda connection: in_snapshot(connection, work))
-            return await self._reading().call(work)
-        if alone:
-            return await self._in_turn(lambda connection: autocommit(connection, timeout_s, work))
-        return await self._in_turn(lambda connection: in_transaction(connection, timeout_s, work))
-
-    async def _in_turn(self, work: Work[T]) -> T:
-        """Call ``work`` with the writing connection, when no interactive transaction holds it.
-
-        The writer's thread makes calls one after the other, so only a transaction that lasts over several calls has to be waited for.
-        """
-        writer, turn = self._writing(), self._running().turn
-        if not turn.locked():
-            return await writer.call(work)
-        async with turn:
-            return await writer.call(work)
-
-    def _reading(self) -> DatabaseThread:
-        if self._reader is None:
-            raise EngineClosedError("the client is not connected")
-        return self._reader
-
-    def _writing(self) -> DatabaseThread:
-        if self.options.read_only:
-            raise ReadOnlyError("this client was created with read_only=True")
-        if self._writer is None:
-            raise EngineClosedError("the client is not connected")
-        return self._writer
-
-    def _running(self) -> Transactions:
-        self._writing()
-        if self._transactions is None:
-            raise EngineClosedError("the client is not connected")
-        return self._transactions
+            return await connections.read(work, several=several)
+        return await (connections.write_alone(work) if alone else connections.write(work))
 
     # --- interactive transactions ---------------------------------------------------------------------------------
 
-    async def start_transaction(self, *, content: str) -> TransactionId:
+    async def start_transaction(self, *, content: str) -> "TransactionId":
         """``content``: JSON ``{"timeout", "max_wait"}``, both in milliseconds, as Prisma Client Python says it."""
         limits = json.loads(content)
         max_wait_s, timeout_s = limits["max_wait"] / 1000, limits["timeout"] / 1000
         with self._client_errors:
-            return TransactionId(await self._running().start(max_wait_s=max_wait_s, timeout_s=timeout_s))
+            started = await self._connections.transactions.start(max_wait_s=max_wait_s, timeout_s=timeout_s)
+            return cast("TransactionId", started)
 
-    async def start_nested_transaction(self, tx_id: str) -> TransactionId:
+    async def start_nested_transaction(self, tx_id: str) -> "TransactionId":
         """A transaction inside another: a savepoint."""
         with self._client_errors:
-            return TransactionId(await self._running().start_nested(tx_id))
+            return cast("TransactionId", await self._connections.transactions.start_nested(tx_id))
 
-    async def commit_transaction(self, tx_id: TransactionId) -> None:
+    async def commit_transaction(self, tx_id: "TransactionId") -> None:
         """See `Transactions.commit`."""
         with self._client_errors:
             try:
-                await self._running().commit(tx_id)
+                await self._connections.transactions.commit(tx_id)
             except sqlite3.Error as error:
                 raise sqlite_query_error(error) from error
 
-    async def rollback_transaction(self, tx_id: TransactionId) -> None:
+    async def rollback_transaction(self, tx_id: "TransactionId") -> None:
         """See `Transactions.rollback`."""
         with self._client_errors:
-            await self._running().rollback(tx_id)
+            await self._connections.transactions.rollback(tx_id)
 
     # --- figures --------------------------------------------------------------------------------------------------
 

@@ -6,49 +6,23 @@ lock for microseconds at a time, while the compiler calls back.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from autogpt_server.data.engine.errors import CompilerError
 from autogpt_server.data.engine.files import PLANS_FOLDER, QUERY_COMPILER_VERSION, default_build_dir
 from autogpt_server.data.engine.interpreter import Plan, prepare_plan
+from autogpt_server.data.engine.lru import LruCache
 from autogpt_server.data.engine.schema import DataModel
 from autogpt_server.data.engine.stored import StoredPlans
 
 if TYPE_CHECKING:
     from autogpt_server.data.engine.compiler import QueryCompiler
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 MAX_PLANS = 300
 """Plans kept in memory by one engine; 10 to 70 KB each."""
-
-
-class LruCache(Generic[K, V]):
-    """A dict that forgets what was not asked for longest. For one thread."""
-
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._entries: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._max_size:
-            self._entries.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 class PlanCache:

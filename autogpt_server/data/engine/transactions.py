@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from autogpt_server.data.engine.errors import DatabaseBusyError, QueryError
-from autogpt_server.data.engine.plans import LruCache
-from autogpt_server.data.engine.sqlite import DatabaseThread, begin, commit, rollback
+from autogpt_server.data.engine.lru import LruCache
+from autogpt_server.data.engine.sqlite import begin, commit, rollback
+from autogpt_server.data.engine.threads import DatabaseThread
 
 T = TypeVar("T")
 

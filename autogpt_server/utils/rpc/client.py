@@ -5,20 +5,23 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from autogpt_server.utils.rpc.errors import CallRefused, CallTimeout, InvalidCall, ServiceUnavailable
 from autogpt_server.utils.rpc.exposure import Exposure, NotAServiceError, exposures, service_name
 from autogpt_server.utils.rpc.handshake import Handshake
-from autogpt_server.utils.rpc.transport import Connection, Names, configure
+from autogpt_server.utils.rpc.transport import Connection, Hint, Names, configure
 from autogpt_server.utils.settings import Settings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _PARALLEL_CALLS = 8  # threads, and so connections, that one client uses at most; more calls wait their turn
 _PENDING_HINTS = 1_000
+_FRAME_BYTES = 16  # what msgpack adds to a hint, generously
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 0.25
 _GRACE_S = 0.25  # what a thread gets on top of the caller's time limit to say itself what went wrong
@@ -33,7 +36,7 @@ class ServiceConnections:
         self._shown = name
         self._names = Names(settings, secret)
         self._handshake = Handshake(secret)
-        self._max_payload = settings.rpc_max_message_bytes - 4096
+        self.max_payload = settings.rpc_max_message_bytes - 4096
         self._idle: list[Connection] = []
         self._uri: str | None = None
         self._lock = threading.Lock()
@@ -41,10 +44,23 @@ class ServiceConnections:
 
     def call(self, exposure: Exposure, payload: bytes, deadline: float) -> bytes:
         """Make one call, from this thread. `deadline` is on `time.monotonic`."""
-        if len(payload) > self._max_payload:
+        if len(payload) > self.max_payload:
             raise InvalidCall(
-                f"{self._shown}.{exposure.name}: the arguments are {len(payload)} bytes; RPC_MAX_MESSAGE_BYTES allows {self._max_payload}"
+                f"{self._shown}.{exposure.name}: the arguments are {len(payload)} bytes; RPC_MAX_MESSAGE_BYTES allows {self.max_payload}"
             )
+        return self._use(
+            lambda connection: connection.call(exposure.name, payload, _left(deadline)),
+            exposure.name,
+            deadline,
+            is_repeatable=exposure.idempotent,
+        )
+
+    def tell(self, hints: Sequence[Hint], deadline: float) -> None:
+        """Send hints, from this thread."""
+        self._use(lambda connection: connection.tell(hints, _left(deadline)), hints[0][0], deadline, is_repeatable=True)
+
+    def _use(self, use: Callable[[Connection], T], method: str, deadline: float, *, is_repeatable: bool) -> T:
+        """Do something with a connection, if need be with a new one to the service's next incarnation."""
         retry_s = _FIRST_RETRY_S
         while True:
             try:
@@ -57,16 +73,16 @@ class ServiceConnections:
                 retry_s = min(2 * retry_s, _MAX_RETRY_S)
                 continue
             try:
-                reply = connection.call(exposure.name, payload, _left(deadline))
+                result = use(connection)
             except CallTimeout:
                 connection.close()
-                raise CallTimeout(f"{self._shown}.{exposure.name} was not answered in time") from None
+                raise CallTimeout(f"{self._shown}.{method} was not answered in time") from None
             except ServiceUnavailable as error:
                 connection.close()
                 self._uri = None
-                if not exposure.idempotent:
+                if not is_repeatable:
                     raise ServiceUnavailable(
-                        f"{self._shown} went away during {exposure.name}, which may or may not have been done"
+                        f"{self._shown} went away during {method}, which may or may not have been done"
                     ) from error
                 self._wait(retry_s, deadline, error)
             except BaseException:
@@ -74,7 +90,7 @@ class ServiceConnections:
                 raise
             else:
                 self._give_back(connection)
-                return reply
+                return result
 
     def close(self) -> None:
         """Close idle connections; calls under way end by themselves, those that wait for the service fail now."""
@@ -172,7 +188,8 @@ class ServiceClient:
         self._callers = ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix=f"calls to {self.name}")
         # One thread: hints arrive in the order they were given, and never take the place of a call.
         self._hinter = ThreadPoolExecutor(1, thread_name_prefix=f"hints to {self.name}")
-        self._pending_hints: set[tuple[str, bytes]] = set()
+        self._pending_hints: dict[Hint, float] = {}
+        """Those that wait to be sent, in their order -> seconds that it may take."""
         self._lock = threading.Lock()
 
     def submit(self, exposure: Exposure, payload: bytes, deadline: float) -> "Future[bytes]":
@@ -184,30 +201,51 @@ class ServiceClient:
 
     def hint(self, exposure: Exposure, payload: bytes, timeout_s: float) -> None:
         """Send a hint when its turn comes. One that already waits to be sent is not sent twice; too many are dropped."""
-        key = (exposure.name, payload)
+        if len(payload) > self.connections.max_payload:
+            log.warning("hint dropped, it is too large: %s.%s", self.name, exposure.name)
+            return
+        hint = (exposure.name, payload)
         with self._lock:
-            if key in self._pending_hints:
-                return
-            if len(self._pending_hints) >= _PENDING_HINTS:
+            if hint not in self._pending_hints and len(self._pending_hints) >= _PENDING_HINTS:
                 log.debug("hint dropped: %s.%s", self.name, exposure.name)
                 return
-            self._pending_hints.add(key)
-        with contextlib.suppress(RuntimeError):  # closed: this hint is lost like any other
-            self._hinter.submit(self._send_hint, exposure, payload, timeout_s)
+            is_first = not self._pending_hints
+            self._pending_hints.setdefault(hint, timeout_s)
+        if is_first:
+            with contextlib.suppress(RuntimeError):  # closed: this hint is lost like any other
+                self._hinter.submit(self._send_hints)
 
-    def _send_hint(self, exposure: Exposure, payload: bytes, timeout_s: float) -> None:
+    def _send_hints(self) -> None:
+        """Send all hints that wait, those that came while the ones before were on their way in one message."""
         with self._lock:
-            self._pending_hints.discard((exposure.name, payload))
-        try:
-            self.connections.call(exposure, payload, time.monotonic() + timeout_s)
-        except (ServiceUnavailable, CallTimeout, CallRefused, InvalidCall) as error:
-            log.debug("hint lost: %s.%s: %s", self.name, exposure.name, error)
+            pending, self._pending_hints = self._pending_hints, {}
+        deadline = time.monotonic() + max(pending.values())
+        for hints in _messages(pending, self.connections.max_payload):
+            try:
+                self.connections.tell(hints, deadline)
+            except (ServiceUnavailable, CallTimeout, CallRefused) as error:
+                log.debug("hints lost: %d of %s: %s", len(hints), self.name, error)
 
     def close(self) -> None:
         """Close the connections. Calls made afterwards fail."""
         self.connections.close()
         self._callers.shutdown(wait=False, cancel_futures=True)
         self._hinter.shutdown(wait=False, cancel_futures=True)
+
+
+def _messages(hints: Iterable[Hint], max_bytes: int) -> Iterator[list[Hint]]:
+    """The hints, in as few messages as their sizes allow."""
+    message: list[Hint] = []
+    size = 0
+    for hint in hints:
+        taken = len(hint[0]) + len(hint[1]) + _FRAME_BYTES
+        if message and size + taken > max_bytes:
+            yield message
+            message, size = [], 0
+        message.append(hint)
+        size += taken
+    if message:
+        yield message
 
 
 class Mirror:

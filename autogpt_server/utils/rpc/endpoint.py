@@ -1,9 +1,11 @@
 """The called side: opens a port, tells the name server about it, and answers calls on the service's loop."""
 
 import asyncio
+import contextlib
+import functools
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from typing import Any
@@ -14,7 +16,7 @@ from autogpt_server.utils.rpc.codec import pack_error
 from autogpt_server.utils.rpc.errors import CallRefused, CallTimeout, InvalidCall, RemoteError, ServiceUnavailable
 from autogpt_server.utils.rpc.exposure import Exposure, NotAServiceError, exposures, service_name
 from autogpt_server.utils.rpc.handshake import Handshake
-from autogpt_server.utils.rpc.transport import Listener, Names, configure
+from autogpt_server.utils.rpc.transport import Hint, Listener, Names, configure
 from autogpt_server.utils.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,9 @@ class Endpoint:
         self._name = f"{instance}.{self._shown}"
         self._names = Names(settings, secret)
         # The incarnation is in the target, so a caller that still knows the address of a former one is turned away.
-        self._listener = Listener(settings.pyro_host, f"{self._name}.{new_id()}", Handshake(secret), self._answer)
+        self._listener = Listener(settings.pyro_host, f"{self._name}.{new_id()}", Handshake(secret), self)
         self._closed = threading.Event()
+        self._hints: set[asyncio.Task[Any]] = set()
         self._registrar = threading.Thread(
             target=self._stay_registered, name=f"registrar of {self._shown}", daemon=True
         )
@@ -80,7 +83,7 @@ class Endpoint:
 
     # -- answering --------------------------------------------------------
 
-    def _answer(self, method: str, payload: bytes, timeout_s: float) -> bytes:
+    def answer(self, method: str, payload: bytes, timeout_s: float) -> bytes:
         """Answer one call. Runs on a thread of the caller's connection."""
         exposure = self._exposures.get(method)
         try:
@@ -115,9 +118,6 @@ class Endpoint:
         if exposure.blocking is not None:
             return exposure.blocking(self._service, **arguments)
         future = self._start(getattr(self._service, exposure.name)(**arguments))
-        if exposure.oneway:
-            future.add_done_callback(lambda done: self._log_failure(exposure, done))
-            return None
         try:
             return future.result(timeout_s)
         except TimeoutError:
@@ -133,6 +133,35 @@ class Endpoint:
             coroutine.close()
             raise ServiceUnavailable(f"{self._shown} is stopping") from None
 
-    def _log_failure(self, exposure: Exposure, done: "Future[Any]") -> None:
-        if not done.cancelled() and done.exception() is not None:
-            log.error("hint failed: %s.%s", self._shown, exposure.name, exc_info=done.exception())
+    # -- taking hints -----------------------------------------------------
+
+    def take(self, hints: Sequence[Hint]) -> None:
+        """Begin what hints ask for, in their order. Runs on a thread of the sender's connection."""
+        begun: list[tuple[Exposure, dict[str, Any]]] = []
+        for method, payload in hints:
+            exposure = self._exposures.get(method)
+            try:
+                if exposure is None or not exposure.oneway:
+                    raise InvalidCall(f"{self._shown} takes no hint {method}")
+                arguments = exposure.codec.unpack_arguments(payload)
+                if exposure.blocking is None:
+                    begun.append((exposure, arguments))
+                else:
+                    exposure.blocking(self._service, **arguments)
+            except Exception:
+                log.exception("hint failed: %s.%s", self._shown, method)
+        if begun:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: these hints are lost like others
+                self._loop.call_soon_threadsafe(self._begin, begun)
+
+    def _begin(self, hints: Sequence[tuple[Exposure, dict[str, Any]]]) -> None:
+        """Start the service's coroutines, on its loop."""
+        for exposure, arguments in hints:
+            task = self._loop.create_task(getattr(self._service, exposure.name)(**arguments))
+            self._hints.add(task)
+            task.add_done_callback(functools.partial(self._end, exposure))
+
+    def _end(self, exposure: Exposure, task: asyncio.Task[Any]) -> None:
+        self._hints.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("hint failed: %s.%s", self._shown, exposure.name, exc_info=task.exception())

@@ -1,7 +1,7 @@
 """The only module that knows Pyro5: connections, the sockets that accept them, and the name server.
 
-Everything that crosses is one Pyro method, `call(method, payload, timeout_s) -> payload`, whose payloads are bytes made by
-`codec`. Of Pyro's serializers only msgpack is left, without its conversions to classes: a message can name no class.
+What crosses is `call(method, payload, timeout_s) -> payload`, and `tell([(method, payload), ...])` for hints, which is one message without an answer;
+payloads are bytes made by `codec`. Of Pyro's serializers only msgpack is left, without its conversions to classes: a message can name no class.
 """
 
 # Pyro5 has no type information. What leaves this module is typed.
@@ -14,7 +14,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol, cast
 
 import msgpack
@@ -41,6 +41,7 @@ with _without_pyro_environment():
     import Pyro5.core
     import Pyro5.errors
     import Pyro5.nameserver
+    import Pyro5.protocol
     import Pyro5.serializers
     import Pyro5.server
 
@@ -55,10 +56,20 @@ _MAX_CONNECTIONS = 512  # to one service; each is a thread there, most of them i
 _ERROR_KEY = "__pyro_error__"
 
 
-class CallHandler(Protocol):
-    """What answers calls: `(method, payload, seconds the caller will wait) -> payload`."""
+Hint = tuple[str, bytes]
+"""The method and the payload of a call that nobody waits for."""
 
-    def __call__(self, method: str, payload: bytes, timeout_s: float, /) -> bytes: ...
+
+class CallHandler(Protocol):
+    """What answers calls, on the thread of the caller's connection."""
+
+    def answer(self, method: str, payload: bytes, timeout_s: float) -> bytes:
+        """The reply to a call, for which the caller will wait so many seconds."""
+        ...
+
+    def take(self, hints: Sequence[Hint]) -> None:
+        """Take hints. Never raises."""
+        ...
 
 
 def configure(settings: Settings) -> None:
@@ -205,7 +216,10 @@ class Door:
         self._handler = handler
 
     def call(self, method: str, payload: bytes, timeout_s: float) -> bytes:
-        return self._handler(method, payload, timeout_s)
+        return self._handler.answer(method, payload, timeout_s)
+
+    def tell(self, hints: Sequence[Hint]) -> None:
+        self._handler.take(hints)
 
 
 class NameServer:
@@ -249,6 +263,11 @@ class _Proxy(_PyroProxy):
         self._pyroClaimOwnership()
         self._pyroTimeout = timeout_s
 
+    def tell(self, hints: Sequence[Hint]) -> None:
+        # Pyro starts a thread for each one-way call, but not for those in a batch, of which this is the only one.
+        flags = Pyro5.protocol.FLAGS_BATCH | Pyro5.protocol.FLAGS_ONEWAY
+        self._pyroInvoke("<batch>", [("tell", (hints,), {})], {}, flags=flags)
+
     def socket(self) -> "socket.socket | None":
         return self._pyroConnection and self._pyroConnection.sock
 
@@ -268,6 +287,12 @@ class Connection:
     def call(self, method: str, payload: bytes, timeout_s: float) -> bytes:
         """One round trip. Raises `CallTimeout` or `ServiceUnavailable`, after either of which the connection is dead."""
         return self.invoke("call", method, payload, timeout_s, timeout_s=timeout_s)
+
+    def tell(self, hints: Sequence[Hint], timeout_s: float) -> None:
+        """Send hints, and do not wait until they have arrived. Raises as `call` does."""
+        with _translated(self._uri):
+            self._proxy.take(timeout_s)
+            self._proxy.tell(hints)
 
     def invoke(self, method: str, *args: Any, timeout_s: float) -> Any:
         """Call a method that the Pyro object itself has."""

@@ -141,7 +141,7 @@ async def test_an_unclosed_client_closes_its_connections(conformance: Conformanc
     client = conformance.client(database)
     await client.connect()
     engine: Any = get_engine(client)
-    threads = [engine._reader._thread, engine._writer._thread]
+    threads = [engine._connections._reader._thread, engine._connections._writer._thread]
     del client, engine
     gc.collect()
     for thread in threads:

@@ -12,7 +12,8 @@ from autogpt_server.data.engine import get_engine
 from autogpt_server.data.engine.compiler import QueryCompiler
 from autogpt_server.data.engine.errors import CompilerError, QueryError, UnsupportedPlanError
 from autogpt_server.data.engine.interpreter import prepare_plan
-from autogpt_server.data.engine.plans import LruCache, PlanCache
+from autogpt_server.data.engine.lru import LruCache
+from autogpt_server.data.engine.plans import PlanCache
 from autogpt_server.data.engine.schema import DataModel, read_datamodel
 from autogpt_server.data.engine.stored import StoredPlans
 from data.engine.conftest import Conformance

@@ -97,7 +97,8 @@ async def hold(client: Any) -> None:
 async def main(command: str, plans: str, database: str, *arguments: str) -> None:
     """Run one of the functions above with a connected client."""
     package: Any = importlib.import_module("conformance_client")
-    options = ConnectionOptions(Path(database), synchronous="NORMAL", busy_timeout_s=60)
+    turns = Path(database).with_suffix(".turn")
+    options = ConnectionOptions(Path(database), synchronous="NORMAL", busy_timeout_s=60, turn_path=turns)
     client: Any = bind(package.Prisma, options, plans_dir=Path(plans))
     await client.connect()
     await globals()[command](client, *arguments)
