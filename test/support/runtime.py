@@ -19,11 +19,13 @@ import psutil
 
 from autogpt_server.blocks import get_blocks
 from autogpt_server.data import runs
-from autogpt_server.data.db import Database
+from autogpt_server.data.db import Database, db_time
 from autogpt_server.data.graph import create_graph
+from autogpt_server.data.inbox import put_into_inbox
 from autogpt_server.data.intake import IntakeRules, accept_graph
 from autogpt_server.data.migrate import migrate
 from autogpt_server.data.models import Graph, Link, Node, NodeExecution, Run
+from autogpt_server.data.run_rows import InboxEntry
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.data.validation import GraphLimits
 from autogpt_server.execution.interfaces import ManagerInterface
@@ -259,6 +261,14 @@ class Runtime:
         self.call(_awaited(manager.run_waits(run_id)))
         close_service_client(manager)
 
+    def put(self, entry: InboxEntry, *, hint: bool = True) -> int | None:
+        """Put something into a run's inbox, and hint to the manager unless told not to."""
+        at = db_time(datetime.now(UTC)) or ""
+        number = self.call(self.db.write(lambda connection: put_into_inbox(connection, entry, at=at)))
+        if hint:
+            self.hint(entry.run_id)
+        return number
+
     def bump_epoch(self, run_id: str) -> None:
         """Let it look as if another worker had taken the run over."""
 
@@ -278,6 +288,17 @@ class Runtime:
         def found() -> Run | None:
             run = self.run(run_id)
             return run if run.status in resting else None
+
+        run = eventually(found, timeout_s)
+        assert run is not None
+        return run
+
+    def wait_until_ended(self, run_id: str, timeout_s: float = PATIENCE_S) -> Run:
+        """Wait until the run has ended."""
+
+        def found() -> Run | None:
+            run = self.run(run_id)
+            return run if run.is_ended else None
 
         run = eventually(found, timeout_s)
         assert run is not None

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from autogpt_server.data.block import (
@@ -13,10 +15,15 @@ from autogpt_server.data.block import (
     BlockContext,
     BlockError,
     BlockSchema,
+    CallGraph,
+    ChildResult,
+    EffectNotStarted,
     Effects,
+    EffectUnknown,
     JsonValue,
     OutputSchema,
     SchemaField,
+    Suspend,
 )
 from support.effects import act
 
@@ -26,7 +33,9 @@ MODULE = __name__
 class _Script(Block):
     """Performs the steps it is given: `["yield", value]`, `["act", key]` (to the outside world), `["fail", message]`, `["sleep", seconds]`.
 
-    `{key}` in a key is the idempotency key of the execution.
+    `{key}` in a key is the idempotency key of the execution. `["fail until", attempt]` fails up to that attempt, `["not started"]` and `["unknown"]`
+    as a block that knows so much about its effect. `["wait", {"signal": name, "s": seconds}]` and `["call", graph id, input]` suspend the block; called again it
+    goes on behind that step, and first yields what it is called again with.
     """
 
     class Input(BlockSchema):
@@ -47,12 +56,40 @@ class _Script(Block):
         return Effects(input_data.get("effects", Effects.PURE))
 
 
+def _remaining(steps: list[list[Any]], ctx: BlockContext) -> list[list[Any]]:
+    """The steps that a call has to perform: all, or those behind the wait that is over."""
+    if not ctx.is_resumed:
+        return steps
+    waits = next(index for index, step in enumerate(steps) if step[0] in ("wait", "call"))
+    value = ctx.resumed_with
+    return [["yield", asdict(value) if isinstance(value, ChildResult) else value], *steps[waits + 1 :]]
+
+
+def _raise(step: str, arguments: list[Any], ctx: BlockContext) -> None:
+    match step:
+        case "fail until":
+            if ctx.attempt < arguments[0]:
+                raise BlockError(f"attempt {ctx.attempt}")
+        case "not started":
+            raise EffectNotStarted("no connection")
+        case "unknown":
+            raise EffectUnknown("no answer")
+        case "wait":
+            after_s = arguments[0].get("s")
+            until = ctx.now() + timedelta(seconds=after_s) if after_s is not None else None
+            raise Suspend(until=until, signal=arguments[0].get("signal"))
+        case "call":
+            raise CallGraph(arguments[0], arguments[1])
+        case _:
+            raise BlockError(arguments[0])
+
+
 class ScriptBlock(_Script):
     id = "7c0a3c4e-0001-4f6a-9a43-111111111111"
     description = "Performs a script in a thread."
 
     def run(self, input_data: _Script.Input, ctx: BlockContext) -> Iterator[tuple[str, JsonValue]]:
-        for step, *arguments in input_data.steps:
+        for step, *arguments in _remaining(input_data.steps, ctx):
             match step:
                 case "yield":
                     yield "out", arguments[0] if arguments else input_data.item
@@ -61,7 +98,7 @@ class ScriptBlock(_Script):
                 case "sleep":
                     time.sleep(arguments[0])
                 case _:
-                    raise BlockError(arguments[0])
+                    _raise(step, arguments, ctx)
 
 
 class AsyncScriptBlock(_Script):
@@ -69,7 +106,7 @@ class AsyncScriptBlock(_Script):
     description = "Performs a script on the loop."
 
     async def run(self, input_data: _Script.Input, ctx: BlockContext) -> AsyncIterator[tuple[str, JsonValue]]:
-        for step, *arguments in input_data.steps:
+        for step, *arguments in _remaining(input_data.steps, ctx):
             match step:
                 case "yield":
                     yield "out", arguments[0] if arguments else input_data.item
@@ -79,7 +116,7 @@ class AsyncScriptBlock(_Script):
                 case "sleep":
                     await asyncio.sleep(arguments[0])
                 case _:
-                    raise BlockError(arguments[0])
+                    _raise(step, arguments, ctx)
 
 
 class ManyBlock(Block):
