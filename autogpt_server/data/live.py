@@ -10,7 +10,7 @@ from datetime import datetime
 
 from autogpt_server.data.db import Database
 from autogpt_server.data.models import ErrorInfo, NodeExecution, Run
-from autogpt_server.data.runs import changes_since
+from autogpt_server.data.runs import RunNotFound, changes_since
 from autogpt_server.data.status import RunStatus
 from autogpt_server.utils import json
 
@@ -44,23 +44,12 @@ async def read_changes(db: Database, run_id: str, after: int, *, limit: int) -> 
     return Changes(found.run, found.nodes, found.seq)
 
 
-async def run_seqs(db: Database, run_ids: Collection[str]) -> dict[str, int]:
-    """Run id -> seq of the last committed event, for those of the runs that exist."""
-
-    def read(connection: sqlite3.Connection) -> dict[str, int]:
-        rows = connection.execute(
-            'SELECT "id", "seq" FROM "AgentGraphExecution" WHERE "id" IN (SELECT "value" FROM json_each(?))',
-            (json.dumps(list(run_ids)),),
-        )
-        return dict(rows.fetchall())
-
-    return await db.read(read)
-
-
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Whether a run has ended, and how."""
+    """How far a run is, whether it has ended, and how."""
 
+    seq: int
+    """Number of the last committed event."""
     status: RunStatus
     error: ErrorInfo | None
 
@@ -74,15 +63,23 @@ async def run_states(db: Database, run_ids: Collection[str]) -> dict[str, RunSta
 
     def read(connection: sqlite3.Connection) -> dict[str, RunState]:
         rows = connection.execute(
-            'SELECT "id", "status", "errorCode", "errorMessage" FROM "AgentGraphExecution" WHERE "id" IN (SELECT "value" FROM json_each(?))',
+            'SELECT "id", "seq", "status", "errorCode", "errorMessage" FROM "AgentGraphExecution" WHERE "id" IN (SELECT "value" FROM json_each(?))',
             (json.dumps(list(run_ids)),),
         )
         return {
-            run_id: RunState(RunStatus(status), ErrorInfo(code=code, message=message or "") if code else None)
-            for run_id, status, code, message in rows
+            run_id: RunState(seq, RunStatus(status), ErrorInfo(code=code, message=message or "") if code else None)
+            for run_id, seq, status, code, message in rows
         }
 
     return await db.read(read)
+
+
+async def run_state(db: Database, run_id: str) -> RunState:
+    """The state of one run. Raises `RunNotFound`."""
+    found = (await run_states(db, [run_id])).get(run_id)
+    if found is None:
+        raise RunNotFound(f"There is no run {run_id}.")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

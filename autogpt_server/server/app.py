@@ -45,7 +45,8 @@ def create_app(context: ServerContext) -> FastAPI:
     )
     app.state.context = context
     problems.install(app)
-    for router in (blocks, graphs, execute, runs, schedules, events, system, pages, websocket):
+    # Routes are tried in this order: what is asked for most comes first.
+    for router in (execute, runs, graphs, blocks, schedules, events, system, pages, websocket):
         app.include_router(router.router)
     openapi.install(app)
     return app

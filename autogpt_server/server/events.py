@@ -11,9 +11,8 @@ import pydantic
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from autogpt_server.data.live import Changes
+from autogpt_server.data.live import Changes, RunState, run_state
 from autogpt_server.data.models import NodeExecution, Run
-from autogpt_server.data.runs import get_run
 from autogpt_server.server.body import JsonRoute
 from autogpt_server.server.context import Context, ServerContext
 from autogpt_server.server.problems import ServerDraining
@@ -69,9 +68,9 @@ async def watch_run(
     """
     if context.live.is_stopping:
         raise ServerDraining
-    run = await get_run(context.db, run_id)
-    after = _position(last_event_id, run)
-    if after >= run.seq and run.is_ended:
+    state = await run_state(context.db, run_id)
+    after = _position(last_event_id, state)
+    if after >= state.seq and state.is_ended:
         return Response(status_code=204)
     stream = EventStream(context, after)
     return StreamingResponse(
@@ -142,12 +141,12 @@ def _differs(former: Run | None, run: Run) -> bool:
     return former.model_dump(exclude=ignored) != run.model_dump(exclude=ignored)
 
 
-def _position(last_event_id: str | None, run: Run) -> int:
+def _position(last_event_id: str | None, state: RunState) -> int:
     """The seq to go on after. An id that no event of this run can have had begins the stream anew."""
     if last_event_id is None or not (last_event_id.isascii() and last_event_id.isdigit()):
         return 0
     seq = int(last_event_id)
-    return seq if seq <= run.seq else 0
+    return seq if seq <= state.seq else 0
 
 
 async def with_heartbeat(events: AsyncGenerator[bytes], interval_s: float) -> AsyncIterator[bytes]:

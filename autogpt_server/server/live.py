@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from autogpt_server.data.db import Database
-from autogpt_server.data.live import Changes, RunPosition, first_id_of, graph_runs, read_changes, run_seqs
+from autogpt_server.data.live import Changes, RunPosition, first_id_of, graph_runs, read_changes, run_states
 from autogpt_server.data.runs import RunNotFound
 from autogpt_server.server.run_ends import RunEnds
 from autogpt_server.utils.logging import get_logger
@@ -137,9 +137,9 @@ class LiveRuns:
     async def _sweep(self) -> None:
         self.ends.look(self.ends.run_ids)
         if self._runs:
-            for run_id, seq in (await run_seqs(self._db, list(self._runs))).items():
+            for run_id, state in (await run_states(self._db, list(self._runs))).items():
                 if (feed := self._runs.get(run_id)) is not None:
-                    feed.hint(seq)
+                    feed.hint(state.seq)
         if self._graphs:
             positions = await self._look_at(list(self._graphs))
             for graph_id, graph in list(self._graphs.items()):

@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from autogpt_server.data.db import Database
-from autogpt_server.data.live import RunState, run_states
-from autogpt_server.data.runs import RunNotFound
+from autogpt_server.data.live import RunState, run_state, run_states
 from autogpt_server.utils.logging import get_logger
 
 log = get_logger(__name__)
@@ -71,10 +70,7 @@ class RunEnds:
                 waiters.discard(waiter)
                 if not waiters and self._waiting.get(run_id) is waiters:
                     del self._waiting[run_id]
-        found = (await run_states(self._db, [run_id])).get(run_id)
-        if found is None:
-            raise RunNotFound(f"There is no run {run_id} any more.")
-        return found
+        return await run_state(self._db, run_id)
 
     async def _read_forever(self) -> None:
         while True:
