@@ -7,6 +7,7 @@ from typing import Any, NewType, Self
 
 import pydantic
 
+from autogpt_server.data.run_rows import AttemptOutcome
 from autogpt_server.data.status import NodeStatus, RunStatus
 
 GraphId = NewType("GraphId", str)
@@ -93,6 +94,13 @@ class RunStats(pydantic.BaseModel):
     waiting_since: datetime | None = None
 
 
+class ParentExecution(pydantic.BaseModel):
+    """The node execution that a run was started for, and waits for its end (rule D11)."""
+
+    run_id: str
+    node_exec_id: str
+
+
 class Run(pydantic.BaseModel):
     """One graph execution."""
 
@@ -108,8 +116,12 @@ class Run(pydantic.BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    """When somebody first asked for the run's end; it is CANCELED once everything in it has stopped."""
     rerun_of: str | None = None
-    parent: str | None = None
+    parent: ParentExecution | None = None
+    depth: int = 0
+    """How many runs are above this one."""
     schedule_id: str | None = None
     seq: int = 0
     """Number of the last committed event; the id of server-sent events."""
@@ -129,6 +141,16 @@ class RunWithOutputs(Run):
         return cls(**run.model_dump(), outputs=outputs)
 
 
+class AttemptInfo(pydantic.BaseModel):
+    """An attempt that is over and was, or will be, followed by another one."""
+
+    attempt: int
+    outcome: AttemptOutcome
+    error: ErrorInfo | None = None
+    start_time: datetime | None = None
+    end_time: datetime
+
+
 class NodeExecution(pydantic.BaseModel):
     """One firing of a node in a run."""
 
@@ -140,11 +162,23 @@ class NodeExecution(pydantic.BaseModel):
     block_id: str
     status: NodeStatus
     attempt: int = 0
+    """Number of the latest attempt, from 1; 0 before the first."""
+    retries: int = 0
+    """How many attempts have failed and were followed by another."""
+    attempts: list[AttemptInfo] = pydantic.Field(default_factory=list[AttemptInfo])
+    """The earlier attempts, and the latest one where another will follow it."""
     input_data: JsonObject = pydantic.Field(default_factory=dict)
     """Pin -> value: the node's defaults and the values that came, by the full names of their pins."""
     output_data: dict[str, list[Any]] = pydantic.Field(default_factory=dict[str, list[Any]])
     """Pin -> values in the order in which they were yielded."""
     error: ErrorInfo | None = None
+    """Why it failed; while another attempt is to come, why the latest one did."""
+    not_before: datetime | None = None
+    """QUEUED: it does not start before this time. WAITING: it is called again at this time."""
+    waits_for: str | None = None
+    """WAITING: the name of the signal that calls it again."""
+    child_run_id: str | None = None
+    """WAITING: the child run whose end calls it again."""
     mixed_origin: bool = False
     add_time: datetime
     queue_time: datetime | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from autogpt_server.data.db import CommitUncertain, Database, from_db_time, typed_errors
 from autogpt_server.data.execution import committed_seq, insert_run
 from autogpt_server.data.graph import GraphNotFound
-from autogpt_server.data.models import ErrorInfo, NodeExecution, Run, RunStats
+from autogpt_server.data.milestones import Milestones, states_since
+from autogpt_server.data.models import AttemptInfo, ErrorInfo, NodeExecution, ParentExecution, Run, RunStats
 from autogpt_server.data.pins import MISSING, parse_parts, pick
-from autogpt_server.data.run_rows import NewRun
+from autogpt_server.data.run_rows import OUTPUT, AttemptOutcome, NewRun
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES, NodeStatus, RunStatus
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -30,6 +31,12 @@ class RunNotFound(AutoGPTServerError):
     """There is no such run."""
 
     code = "run_not_found"
+
+
+class NodeExecutionNotFound(AutoGPTServerError):
+    """The run has no such node execution."""
+
+    code = "node_execution_not_found"
 
 
 class RunStillActive(AutoGPTServerError):
@@ -207,6 +214,28 @@ async def list_node_executions(
     return await db.read(read)
 
 
+async def get_node_execution(db: Database, run_id: str, node_exec_id: str) -> NodeExecution:
+    """One node execution, large values as previews; `RunNotFound`, `NodeExecutionNotFound`."""
+
+    def read(connection: sqlite3.Connection) -> NodeExecution:
+        rows = connection.execute(
+            f'{_SELECT_EXECUTIONS} WHERE e."id" = ? AND e."agentGraphExecutionId" = ?', (node_exec_id, run_id)
+        ).fetchall()
+        if not rows:
+            raise missing_execution(connection, run_id, node_exec_id)
+        return _assemble(connection, rows, full=False)[0]
+
+    return await db.read(read)
+
+
+def missing_execution(connection: sqlite3.Connection, run_id: str, node_exec_id: str) -> AutoGPTServerError:
+    """What to say about a node execution that is not there: perhaps there is no such run either."""
+    known = connection.execute('SELECT 1 FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
+    if known is None:
+        return RunNotFound(f"There is no run {run_id}.")
+    return NodeExecutionNotFound(f"The run {run_id} has no node execution {node_exec_id}.")
+
+
 @dataclass(frozen=True, slots=True)
 class RunChangesSince:
     """What happened in a run after some `seq`: states of node executions in the order in which they came about, and the run as it is."""
@@ -220,8 +249,8 @@ class RunChangesSince:
 async def changes_since(db: Database, run_id: str, seq: int, *, limit: int = 5000) -> RunChangesSince:
     """Everything committed after `seq`, for the stream of events; `RunNotFound`.
 
-    An execution that changed several times since appears once for each status it went through, with the `seq` at which it did, so that a reader
-    that comes late misses nothing. About `limit` changes are read; the rest follows from the answer's `seq`. What one event changed stays together.
+    An execution that changed several times since appears once for each status that its row remembers (see `milestones`), with the `seq` at which
+    it came to it. About `limit` changes are read; the rest follows from the answer's `seq`. What one event changed stays together.
     """
 
     def read(connection: sqlite3.Connection) -> RunChangesSince:
@@ -236,11 +265,12 @@ async def changes_since(db: Database, run_id: str, seq: int, *, limit: int = 500
             'OR e."startedSeq" BETWEEN :after + 1 AND :upto) ORDER BY e."seq", e."id"',
             {"run": run_id, "after": seq, "upto": upto},
         ).fetchall()
-        milestones = {row[2]: row[_MILESTONES] for row in rows}
+        output_seqs: dict[str, dict[str, list[int]]] = {row[2]: {} for row in rows}
+        milestones = {row[2]: Milestones(*row[_MILESTONES], outputs=output_seqs[row[2]]) for row in rows}
         nodes = [
             state
-            for execution in _assemble(connection, rows, full=False)
-            for state in _states_since(execution, milestones[execution.node_exec_id], seq)
+            for execution in _assemble(connection, rows, full=False, output_seqs=output_seqs)
+            for state in states_since(execution, milestones[execution.node_exec_id], seq)
             if state.seq <= upto
         ]
         return RunChangesSince(run, sorted(nodes, key=lambda node: node.seq), upto)
@@ -288,13 +318,13 @@ async def run_outputs(
 
 _SELECT_RUN = (
     'SELECT "id", "agentGraphId", "agentGraphVersion", "status", "reason", "errorCode", "errorMessage", "stats", "input", "priority", "createdAt", '
-    '"startedAt", "endedAt", "rerunOfId", "parentExecutionId", "scheduleId", "seq" FROM "AgentGraphExecution"'
+    '"startedAt", "endedAt", "cancelRequestedAt", "rerunOfId", "parentRunId", "parentExecutionId", "depth", "scheduleId", "seq" FROM "AgentGraphExecution"'
 )
 
 _SELECT_EXECUTIONS = (
     'SELECT g."agentGraphId", g."agentGraphVersion", e."id", e."agentNodeId", n."agentBlockId", e."status", e."attempt", n."constantInput", e."errorCode", '
     'e."error", e."mixedOrigin", e."addedAt", e."queuedAt", e."startedAt", e."endedAt", e."seq", e."agentGraphExecutionId", '
-    'e."addedSeq", e."queuedSeq", e."startedSeq", e."endedSeq" FROM "AgentNodeExecution" e '
+    'e."addedSeq", e."queuedSeq", e."startedSeq", e."endedSeq", e."retries", e."notBefore", e."waitsFor", e."childRunId" FROM "AgentNodeExecution" e '
     'JOIN "AgentNode" n ON n."id" = e."agentNodeId" JOIN "AgentGraphExecution" g ON g."id" = e."agentGraphExecutionId"'
 )
 _MILESTONES = slice(17, 21)
@@ -314,19 +344,19 @@ def _run_of(row: AgentGraphExecution) -> Run:
             row.input,
             row.priority,
         ),
-        (row.createdAt, row.startedAt, row.endedAt),
-        (row.rerunOfId, row.parentExecutionId, row.scheduleId, row.seq),
+        (row.createdAt, row.startedAt, row.endedAt, row.cancelRequestedAt),
+        (row.rerunOfId, row.parentRunId, row.parentExecutionId, row.depth, row.scheduleId, row.seq),
     )
 
 
 def _run_of_columns(row: tuple[Any, ...]) -> Run:
-    return _make_run(row[:10], tuple(from_db_time(text) for text in row[10:13]), row[13:])
+    return _make_run(row[:10], tuple(from_db_time(text) for text in row[10:14]), row[14:])
 
 
 def _make_run(main: tuple[Any, ...], times: tuple[Any, ...], rest: tuple[Any, ...]) -> Run:
     run_id, graph_id, version, status, reason, error_code, error_message, stats, run_input, priority = main
-    created_at, started_at, ended_at = times
-    rerun_of, parent, schedule_id, seq = rest
+    created_at, started_at, ended_at, cancel_requested_at = times
+    rerun_of, parent_run_id, parent_execution_id, depth, schedule_id, seq = rest
     return Run(
         id=run_id,
         graph_id=graph_id,
@@ -340,15 +370,27 @@ def _make_run(main: tuple[Any, ...], times: tuple[Any, ...], rest: tuple[Any, ..
         created_at=created_at,
         started_at=started_at,
         ended_at=ended_at,
+        cancel_requested_at=cancel_requested_at,
         rerun_of=rerun_of,
-        parent=parent,
+        parent=ParentExecution(run_id=parent_run_id, node_exec_id=parent_execution_id) if parent_run_id else None,
+        depth=depth,
         schedule_id=schedule_id,
         seq=seq,
     )
 
 
-def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, full: bool) -> list[NodeExecution]:
-    """Node executions from their rows, with the values that entered and left them."""
+def _assemble(
+    connection: sqlite3.Connection,
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    full: bool,
+    output_seqs: Mapping[str, dict[str, list[int]]] | None = None,
+) -> list[NodeExecution]:
+    """Node executions from their rows, with the values that entered and left them.
+
+    `output_seqs`: execution id -> a dict that gets, for each output pin, the run's `seq` at each of its values.
+    """
+    attempts = _read_attempts(connection, rows)
     defaults: dict[str, dict[str, Any]] = {}
     executions: dict[str, NodeExecution] = {}
     for row in rows:
@@ -366,6 +408,11 @@ def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *
             block_id=block_id,
             status=NodeStatus(status),
             attempt=attempt,
+            retries=row[21],
+            attempts=attempts.get(execution_id, []),
+            not_before=from_db_time(row[22]),
+            waits_for=row[23],
+            child_run_id=row[24],
             input_data=dict(defaults[node_id]),
             output_data={},
             error=ErrorInfo(code=error_code, message=error or "") if error_code else None,
@@ -376,22 +423,51 @@ def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *
             end_time=from_db_time(row[14]),
             seq=row[15],
         )
-    for execution_id, role, name, value in _read_values(connection, list(executions), full=full):
+    for execution_id, role, name, seq, value in _read_values(connection, list(executions), full=full):
         execution = executions[execution_id]
-        if role == "output":
+        if role == OUTPUT:
             execution.output_data.setdefault(name, []).append(value)
+            if output_seqs is not None:
+                output_seqs[execution_id].setdefault(name, []).append(seq)
         else:
             execution.input_data[name] = value
     return list(executions.values())
 
 
+_MAY_HAVE_ATTEMPTS = frozenset({NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.CANCELED})
+"""In its first attempt an execution has one that is over only if it is to be called again, or was until it was canceled."""
+
+
+def _read_attempts(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> dict[str, list[AttemptInfo]]:
+    """Execution id -> its attempts that another one follows, in order. Most executions have none, and cost nothing here."""
+    several = [row[2] for row in rows if row[6] > 1 or (row[6] == 1 and row[5] in _MAY_HAVE_ATTEMPTS)]
+    if not several:
+        return {}
+    found: dict[str, list[AttemptInfo]] = {}
+    for execution_id, attempt, outcome, error_code, error, started_at, ended_at in connection.execute(
+        'SELECT "agentNodeExecutionId", "attempt", "outcome", "errorCode", "error", "startedAt", "endedAt" FROM "AgentNodeExecutionAttempt" '
+        'WHERE "agentNodeExecutionId" IN (SELECT value FROM json_each(?)) ORDER BY "agentNodeExecutionId", "attempt"',
+        (json.dumps(several),),
+    ):
+        found.setdefault(execution_id, []).append(
+            AttemptInfo(
+                attempt=attempt,
+                outcome=AttemptOutcome(outcome),
+                error=ErrorInfo(code=error_code, message=error or "") if error_code else None,
+                start_time=from_db_time(started_at),
+                end_time=datetime.fromisoformat(ended_at),
+            )
+        )
+    return found
+
+
 def _read_values(
     connection: sqlite3.Connection, execution_ids: Sequence[str], *, full: bool
-) -> Iterable[tuple[str, str, str, Any]]:
-    """(execution id, role, pin, value): inputs as they came, then what conversion made of them, then outputs, each in order."""
+) -> Iterable[tuple[str, str, str, int, Any]]:
+    """(execution id, role, pin, the run's seq at an output, value): inputs as they came, then what conversion made of them, then outputs, each in order."""
     rows = connection.execute(
         'SELECT v."agentNodeExecutionId", v."role", v."name", v."sourcePart", coalesce(v."data", s."data"), big."hash", big."sizeBytes", '
-        'CASE WHEN ? OR v."sourcePart" IS NOT NULL THEN big."data" ELSE substr(big."data", 1, ?) END '
+        'CASE WHEN ? OR v."sourcePart" IS NOT NULL THEN big."data" ELSE substr(big."data", 1, ?) END, v."seq" '
         'FROM "AgentNodeExecutionInputOutput" v '
         'LEFT JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' '
         'AND s."ordinal" = v."sourceOrdinal" '
@@ -400,12 +476,12 @@ def _read_values(
         'ORDER BY v."agentNodeExecutionId", CASE v."role" WHEN \'input\' THEN 0 WHEN \'converted\' THEN 1 ELSE 2 END, v."ordinal"',
         (full, PREVIEW_CHARS, json.dumps(list(execution_ids))),
     )
-    for execution_id, role, name, part, text, value_hash, size_bytes, large in rows:
+    for execution_id, role, name, part, text, value_hash, size_bytes, large, seq in rows:
         if value_hash is None or full or part is not None:
             value: Any = json.loads(text if value_hash is None else large)
-            yield execution_id, role, name, _travelled(value, part)
+            yield execution_id, role, name, seq, _travelled(value, part)
         else:
-            yield execution_id, role, name, {"$value": value_hash, "size": size_bytes, "preview": large}
+            yield execution_id, role, name, seq, {"$value": value_hash, "size": size_bytes, "preview": large}
 
 
 def _travelled(value: Any, part: str | None) -> Any:
@@ -414,28 +490,3 @@ def _travelled(value: Any, part: str | None) -> Any:
         return value
     picked = pick(value, parse_parts(part))
     return None if picked is MISSING else picked
-
-
-def _states_since(execution: NodeExecution, milestones: Sequence[int | None], seq: int) -> Iterable[NodeExecution]:
-    """The statuses an execution went through after `seq`, ending with the one it has."""
-    added, queued, started, ended = milestones
-    passed = ((added, NodeStatus.INCOMPLETE), (queued, NodeStatus.QUEUED), (started, NodeStatus.RUNNING))
-    later = (*(at for at, _ in passed), ended, execution.seq)
-    for index, (at, status) in enumerate(passed):
-        if at is None or at <= seq:
-            continue
-        following = [other for other in later[index + 1 :] if other is not None]
-        # A status that the same event replaced was never committed.
-        if min(following) > at:
-            yield execution.model_copy(
-                update={
-                    "status": status,
-                    "seq": at,
-                    "output_data": {},
-                    "error": None,
-                    "end_time": None,
-                    "start_time": execution.start_time if status is NodeStatus.RUNNING else None,
-                    "queue_time": None if status is NodeStatus.INCOMPLETE else execution.queue_time,
-                }
-            )
-    yield execution
