@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import click
 
+from autogpt_server.utils import faults
 from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.instance import AlreadyRunning, Identity, Instance, ServerStatus, ServiceStatus
@@ -97,6 +98,7 @@ def run_app(
     try:
         setup_logging(log_setup, "app")
         use_settings(settings)
+        faults.reach("supervisor.migrate.before")
         migrate(settings)
         specs = default_services(settings, log_setup) if services is None else services
         return _App(settings, instance, owner.incarnation, specs).run()
@@ -182,12 +184,14 @@ class _App:
         log.debug("%s %s %s %s", event.name, event.kind, event.pid, event.detail)
         match event.kind:
             case EventKind.READY:
+                faults.reach("supervisor.child.ready")
                 again = " again" if event.name in self._ready else ""
                 self._ready.add(event.name)
                 seconds = f"{time.monotonic() - self._started:.1f} s"
                 _say(f"{event.name:<{self._width}}  ready{again or f' after {seconds}'}  {event.detail}".rstrip())
             case EventKind.EXITED if not self._is_draining and self._gave_up is None:
                 log.error("%s died: %s", event.name, event.detail)
+                faults.reach("supervisor.child.died")
             case EventKind.GAVE_UP:
                 self._gave_up = self._gave_up or event
             case _:

@@ -25,7 +25,7 @@ from autogpt_server.data.run_rows import (
     cancel_of,
     child_ended,
 )
-from autogpt_server.utils import json
+from autogpt_server.utils import faults, json
 
 MAX_TAKEOVERS = 3
 """After so many owners that died without progress a run goes on alone in a worker of its own (rule D3b)."""
@@ -220,6 +220,7 @@ def _tell_parent(connection: sqlite3.Connection, run_id: str, *, at: str) -> Non
     if row is not None:
         parent_run, parent_execution, attempt, status, executions, size_bytes = row
         parent = ParentLink(run_id=parent_run, execution_id=parent_execution, attempt=attempt)
+        faults.reach("commit.child.ended")
         put_into_inbox(
             connection,
             child_ended(parent, run_id, status=status, executions=executions or 0, size_bytes=size_bytes or 0),
@@ -231,6 +232,7 @@ def _commit_run(connection: sqlite3.Connection, entry: RunCommit) -> CommitResul
     connection.execute("SAVEPOINT run")
     try:
         if _advance(connection, entry):
+            faults.reach("commit.run.advanced")
             _write_changes(connection, entry.run_id, entry.changes, entry.at)
             if entry.changes.run.ended_at is not None:
                 _tell_parent(connection, entry.run_id, at=entry.at)
@@ -321,6 +323,7 @@ def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChan
         connection.executemany(_INSERT_ATTEMPT, changes.attempts)
     for child in changes.children:
         insert_run(connection, child)
+        faults.reach("commit.child.written")
     for entry in changes.outbox:
         put_into_inbox(connection, entry, at=at)
 

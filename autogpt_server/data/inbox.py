@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from autogpt_server.data.run_rows import InboxEntry, InboxKind
-from autogpt_server.utils import json
+from autogpt_server.utils import faults, json
 
 DUE = "0"
 """A `wakeAt` that is always over."""
@@ -48,6 +48,7 @@ def put_into_inbox(connection: sqlite3.Connection, entry: InboxEntry, *, at: str
     ).fetchone()
     if numbered is None:
         return None
+    faults.reach("inbox.put.numbered")
     connection.execute(
         'INSERT INTO "AgentRunInboxEntry" ("runId", "number", "kind", "nodeExecutionId", "key", "payload", "createdAt") VALUES (?, ?, ?, ?, ?, ?, ?)',
         (entry.run_id, numbered[0], entry.kind, entry.execution_id, entry.key, entry.payload, at),

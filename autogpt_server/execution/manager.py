@@ -158,6 +158,7 @@ class ExecutionManager(ManagerInterface, AppService):
         if name is None or self._is_draining or name in self._replaced:
             return
         self._replaced.add(name)
+        faults.reach("manager.replace.before")
         self._supervisor.let_go(name)
         if name not in self._solos:
             self._supervisor.add(self._next_worker_spec())
@@ -218,6 +219,7 @@ class ExecutionManager(ManagerInterface, AppService):
         self._solos.pop(event.name, None)
         self._replaced.discard(event.name)
         if worker_id is not None:
+            faults.reach("manager.worker_lost.before")
             self._waiters.pop(worker_id, None)
             self._last.pop(worker_id, None)
             self._nudges.pop(worker_id, None)
@@ -253,6 +255,7 @@ class ExecutionManager(ManagerInterface, AppService):
         while True:
             await self._has_hints.wait()
             self._has_hints.clear()
+            faults.reach("manager.hints.before")
             hinted, self._hinted = self._hinted, set()
             try:
                 with typed_errors():
@@ -292,6 +295,7 @@ class ExecutionManager(ManagerInterface, AppService):
             return
         if len(self._solos) >= MAX_SOLO_WORKERS or any(solo.run.id == run.id for solo in self._solos.values()):
             return
+        faults.reach("manager.solo.before")
         name = f"solo-{next(self._solo_numbers)}"
         log.warning("run goes on in a worker of its own", run_id=run.id, takeovers=run.takeovers, worker=name)
         self._solos[name] = _Solo(run)

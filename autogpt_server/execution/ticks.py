@@ -119,6 +119,7 @@ class Ticker:
         if run_ids:
             log.info("runs scheduled", runs=len(run_ids))
             self._on_commit(run_ids)
+            faults.reach("scheduler.hinted")
         return run_ids
 
     async def _fire(self, due: Sequence[DueSchedule]) -> list[str]:

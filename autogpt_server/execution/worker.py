@@ -158,6 +158,7 @@ class Worker(AppProcess):
             except AutoGPTServerError as error:
                 log.warning("manager cannot be asked for another worker", error=str(error))
                 await asyncio.sleep(_ASK_AGAIN_S)
+        faults.reach("worker.retire.replaced")
         for owner in list(self._owners.values()):
             owner.release_if_idle()
         self._check_settled()
@@ -213,12 +214,14 @@ class Worker(AppProcess):
             return
         self._owners[run_id] = owner
         self._guard(owner, owner.take_up)
+        faults.reach("worker.take_up.after")
 
     async def _read_news(self, run_id: str) -> None:
         """Something is new in the inbox of a run that is held here."""
         owner = self._owners.get(run_id)
         if owner is None:
             return  # just released; the manager's next sweep finds it
+        faults.reach("worker.news.before")
         try:
             with typed_errors():
                 entries = await self._db.read(
@@ -311,6 +314,7 @@ class Worker(AppProcess):
                     self._topologies, self.settings, owner.state, execution, call, limits=limits, at=self.now()
                 )
             )
+            faults.reach("worker.child.prepared")
             self._guard(owner, partial(owner.graph_prepared, event))
 
         self._spawn(prepare())
@@ -370,6 +374,7 @@ class Worker(AppProcess):
         if self._owners.pop(owner.state.id, None) is not None:
             self._done.append(owner.state.id)
             self._has_room.set()
+            faults.reach("worker.release.after")
 
     def abandon(self, owner: RunOwner, failure: Failure) -> None:
         """End a run that went wrong here, as far as it is committed, and release it."""

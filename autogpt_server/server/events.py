@@ -19,6 +19,7 @@ from autogpt_server.server.problems import ServerDraining
 from autogpt_server.server.responses import problems
 from autogpt_server.server.runs import RunIdPath, shown_run
 from autogpt_server.server.shapes import Snapshot
+from autogpt_server.utils import faults
 
 router = APIRouter(tags=["events"], route_class=JsonRoute)
 
@@ -94,6 +95,7 @@ class EventStream:
         yield f"retry: {_RETRY_MS}\n\n".encode()
         try:
             async for changes in batches:
+                faults.reach("server.stream.before")
                 if self._sent == 0:
                     yield self._snapshot(changes)
                 else:

@@ -1,11 +1,13 @@
 """Named points in the code where a test can make a process die, stop or fail: what a crash at the worst moment does can be tried out.
 
 Off unless the environment variable AUTOGPT_FAULTS names a folder when the process starts; then a point costs one comparison. In that folder a
-test arms a point by a file named after it, with the action as its text (`kill`, `stop`, `fail`). The file is removed before the action is
-performed, so each fires once, in whichever process gets there first, and may be armed again at any time.
+test arms a point by a file named after it, with the action as its text (`kill`, `stop`, `fail`), and with the processes it is meant for, if not for
+any (`kill worker`: those whose names begin so; the supervisor's is `MainProcess`). The file is removed before the action is performed, so each
+fires once, in whichever process gets there first, and may be armed again at any time.
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -32,7 +34,9 @@ def reach(point: str) -> bool:
 
 def _fire(armed: Path) -> bool:
     try:
-        action = armed.read_text(encoding="utf-8").strip()
+        action, _, where = armed.read_text(encoding="utf-8").strip().partition(" ")
+        if not multiprocessing.current_process().name.startswith(where):
+            return False
         armed.unlink()
     except FileNotFoundError:  # not armed, or another process was faster
         return False
@@ -49,8 +53,8 @@ def _fire(armed: Path) -> bool:
     return False
 
 
-def arm(folder: Path, point: str, action: str) -> None:
-    """Have the action performed when a process that was started with this folder comes to `point`."""
+def arm(folder: Path, point: str, action: str, process: str = "") -> None:
+    """Have the action performed when a process that was started with this folder, and whose name begins with `process`, comes to `point`."""
     partial = folder / f".{point}"
-    partial.write_text(action, encoding="utf-8")
+    partial.write_text(f"{action} {process}", encoding="utf-8")
     partial.rename(folder / point)

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
-from autogpt_server.utils import json
+from autogpt_server.utils import faults, json
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.instance import Instance
@@ -238,6 +238,7 @@ class _ChildContext(ProcessContext):
         gc.collect()
         gc.freeze()
         log.debug("ready %s", detail)
+        faults.reach("process.ready.before")
         self._send({"type": "ready", "detail": detail})
 
     @property

@@ -20,7 +20,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
-from autogpt_server.utils import json
+from autogpt_server.utils import faults, json
 from autogpt_server.utils.process import ExitCode, ProcessSpec, run_child
 
 log = logging.getLogger(__name__)
@@ -414,6 +414,7 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._process, self._pipe = process, ours
+        faults.reach("supervisor.start.after")
         self.state = ProcessState.STARTING
         self._starts += 1
         self._ready_at = None
