@@ -23,7 +23,7 @@ from autogpt_server.server.problems import InputTooLarge
 from autogpt_server.server.responses import problems
 from autogpt_server.server.runs import shown_outputs
 from autogpt_server.server.shapes import StartedRunDocument
-from autogpt_server.utils import json
+from autogpt_server.utils import faults, json
 from autogpt_server.utils.ids import new_id
 
 router = APIRouter(tags=["runs"], route_class=JsonRoute)
@@ -126,10 +126,13 @@ async def _start(context: ServerContext, topology: Topology, request: RunRequest
         raise InputTooLarge(
             f"The input takes {len(run.input):,} characters as JSON; at most {context.settings.max_value_bytes:,} are allowed (MAX_VALUE_BYTES)."
         )
+    faults.reach("server.execute.planned")
     started = await create_run(context.db, run)
+    faults.reach("server.execute.committed")
     if started.is_new:
         context.metrics.runs_created.inc()
         await context.hints.run_waits(started.id, request.priority)
+        faults.reach("server.execute.hinted")
     has_outputs = any(node.block.kind is BlockKind.OUTPUT for node in topology.nodes)
     return await _answer(context, started, wait_s, has_outputs=has_outputs)
 
