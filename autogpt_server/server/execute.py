@@ -147,7 +147,7 @@ async def _answer(
     }
     headers: dict[str, str] = {}
     if wait_s is not None:
-        state = await context.live.ends.wait(started.id, wait_s)
+        state = await context.live.ends.wait(started.id, wait_s, is_new=started.is_new)
         document["status"] = state.status.value
         if state.is_ended:
             document["outputs"] = await shown_outputs(context, started.id) if has_outputs else {}

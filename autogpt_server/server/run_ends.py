@@ -54,13 +54,17 @@ class RunEnds:
             self._due.update(due)
             self._wake.set()
 
-    async def wait(self, run_id: str, limit_s: float) -> RunState:
-        """How the run has ended; or how it is when the time is over, or this server stops. Raises `RunNotFound`."""
+    async def wait(self, run_id: str, limit_s: float, *, is_new: bool = False) -> RunState:
+        """How the run has ended; or how it is when the time is over, or this server stops. Raises `RunNotFound`.
+
+        `is_new`: nobody has been told of the run yet, so there is nothing to look at before the first hint.
+        """
         if not self._is_stopping:
             waiter: asyncio.Future[RunState | None] = asyncio.get_running_loop().create_future()
             waiters = self._waiting.setdefault(run_id, set())
             waiters.add(waiter)
-            self.look([run_id])  # it may have ended already
+            if not is_new:
+                self.look([run_id])  # it may have ended already
             try:
                 with suppress(TimeoutError):
                     state = await asyncio.wait_for(waiter, limit_s)
