@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -126,7 +127,13 @@ def typed_errors() -> Generator[None]:
 
 def db_time(moment: datetime | None) -> str | None:
     """A time as the engine stores it: ISO 8601 in UTC with milliseconds, so that text sorts as time."""
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return None if moment is None else _time_text(moment)
+
+
+@lru_cache(maxsize=4096)
+def _time_text(moment: datetime) -> str:
+    # Remembered, because a commit writes the same few times over and over. Equal moments have equal texts, whatever their zones.
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def from_db_time(text: str | None) -> datetime | None:

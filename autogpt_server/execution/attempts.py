@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from autogpt_server.data.block import (
     ERROR_PIN,
@@ -61,8 +60,16 @@ class GraphCalled:
     call: CallGraph
 
 
-AttemptEvent: TypeAlias = Yielded | Ended | Suspended | GraphCalled
-"""What an attempt reports: any number of values, and then one of the others."""
+class Paused(NamedTuple):
+    """The running attempt has to wait until others have dealt with what it yielded, or goes on after that."""
+
+    is_paused: bool
+
+
+Step: TypeAlias = Yielded | Ended | Suspended | GraphCalled
+"""What an attempt does: it yields any number of values, and then one of the others."""
+AttemptEvent: TypeAlias = Step | Paused
+"""What an attempt reports."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,19 +82,32 @@ class Attempt:
     gate: Gate
     report: Callable[[Attempt, AttemptEvent], None]
     """Called with each event, in order, from whatever thread the block runs in."""
-    stopped: threading.Event = field(default_factory=threading.Event)
+    is_stopped: bool = False
+    """Whether it was asked to end."""
     task: asyncio.Task[Any] | None = None
     """The task that an async block runs in, once it runs."""
     resumed_with: Any = None
     """What the block is called again with."""
     time_limit: Alarm | None = None
     """Goes off when the attempt has taken too long."""
+    time_left_s: float | None = None
+    """How long it may still take, from `timed_since` on; None for no limit."""
+    timed_since: datetime | None = None
     is_over: bool = False
     """Whether its end has been reported. Set on the worker's loop."""
 
+    @property
+    def node_index(self) -> int:
+        """Which node it performs."""
+        return self.execution.node.index
+
+    def note_pause(self, is_paused: bool) -> None:
+        """It has to wait, or goes on."""
+        self.report(self, Paused(is_paused))
+
     def stop(self) -> None:
         """Ask the attempt to end: at its next yield in a thread, at its next await on the loop."""
-        self.stopped.set()
+        self.is_stopped = True
         self.gate.wake()
         if self.task is not None:
             self.task.cancel()
@@ -118,17 +138,17 @@ class Performer:
         """Perform an attempt of a block with a plain `run`; returns when it has ended."""
         failure: Failure | None = None
         wish: Suspend | CallGraph | None = None
-        stopped = attempt.stopped.is_set()
+        stopped = attempt.is_stopped
         values: Generator[Any] | None = None
         try:
             if not stopped:
                 values = cast("Generator[Any]", self._call(attempt))
                 for item in values:
-                    if attempt.stopped.is_set():
+                    if attempt.is_stopped:
                         stopped = True
                         break
                     event = self._yielded(attempt.execution, item)
-                    attempt.gate.wait_in_thread(attempt.stopped)
+                    attempt.gate.wait_in_thread(attempt, attempt.note_pause)
                     self._pass_on(attempt, event)
         except (Suspend, CallGraph) as asked:
             wish = asked
@@ -149,21 +169,21 @@ class Performer:
         attempt.task = asyncio.current_task()
         failure: Failure | None = None
         wish: Suspend | CallGraph | None = None
-        stopped = attempt.stopped.is_set()
+        stopped = attempt.is_stopped
         values: AsyncGenerator[Any] | None = None
         try:
             if not stopped:
                 values = cast("AsyncGenerator[Any]", self._call(attempt))
                 async for item in values:
-                    if attempt.stopped.is_set():  # it went on in spite of being canceled
+                    if attempt.is_stopped:  # it went on in spite of being canceled
                         stopped = True
                         break
                     event = self._yielded(attempt.execution, item)
-                    await attempt.gate.wait_on_loop()
+                    await attempt.gate.wait_on_loop(attempt, attempt.note_pause)
                     self._pass_on(attempt, event)
                     await asyncio.sleep(0)  # a block that never waits must not keep the loop from everything else
         except asyncio.CancelledError:
-            stopped = attempt.stopped.is_set()
+            stopped = attempt.is_stopped
             failure = None if stopped else Failure("block_failed", "The block was canceled from within.")
         except (Suspend, CallGraph) as asked:
             wish = asked
@@ -194,7 +214,7 @@ class Performer:
     ) -> None:
         faults.reach("attempt.end.before")
         execution_id, now = attempt.execution.id, self._now()
-        stopped = stopped or (failure is not None and attempt.stopped.is_set())
+        stopped = stopped or (failure is not None and attempt.is_stopped)
         match wish:
             case Suspend() if failure is None:
                 attempt.report(attempt, Suspended(execution_id, now, wish.until, wish.signal))

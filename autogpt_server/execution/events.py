@@ -1,27 +1,28 @@
-"""What can happen in a run: the events that the planner applies, one after the other. Times come with them; the planner reads no clock."""
+"""What can happen in a run: the events that the planner applies, one after the other. Times come with them; the planner reads no clock.
+
+Those that come by the thousand are named tuples, which are made in half the time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.state import Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """An attempt begins: the block is about to be called."""
 
     execution_id: str
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Yielded:
+class Yielded(NamedTuple):
     """The running attempt yielded a value. `text` is the value as JSON."""
 
     execution_id: str
@@ -31,8 +32,7 @@ class Yielded:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """The running attempt is over: it failed, or was stopped, or else did all it had to do."""
 
     execution_id: str

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from autogpt_server.data.block import ERROR_PIN
@@ -20,6 +20,12 @@ from autogpt_server.execution.binding import bind_input, trace_origins
 from autogpt_server.execution.state import Execution, Failure, InputRow, NodeState, Output, RunState, Token
 from autogpt_server.execution.topology import OutLink, PlannedNode, Release, output_key
 
+MAX_READY = 1000
+"""With so many executions of a node waiting to start, those who send it values pause (rule F8 says nothing of this; memory does)."""
+ENOUGH_READY = 500
+"""With so few they go on."""
+_LONGEST_S = 1e13
+"""Longer than any run; a `timedelta` cannot be much longer."""
 MAX_AHEAD = 1000
 """How many executions of a node may start beyond the first one whose outputs have not all been released: what they yield is held in memory."""
 
@@ -51,10 +57,13 @@ class Flow(ABC):
         self.state = state
         self._new_id = new_id
         self._limits = limits
+        self._max_duration = timedelta(seconds=min(limits.max_duration_s, _LONGEST_S))
         self._todo = Todo()
         self._deliveries: deque[tuple[OutLink, Token]] = deque()
         """Tokens on their way. A queue, not recursion: a loop of failing conversions may be long."""
         self._delivering = False
+        for node, node_state in zip(state.topology.nodes, state.nodes, strict=True):
+            self._note_ready(node, node_state)
 
     @abstractmethod
     def _finish(self, execution: Execution, status: NodeStatus, failure: Failure | None, at: datetime) -> None:
@@ -87,7 +96,7 @@ class Flow(ABC):
         while queue:
             head = queue[0]
             ended = head.status.is_terminal
-            if head.held and (ended or node.settings.release is Release.STREAM):
+            if head.held and (ended or node.release is Release.STREAM):
                 for output in head.held:
                     self._release(output)
                 head.held.clear()
@@ -213,6 +222,7 @@ class Flow(ABC):
             self.state.changes.inputs.extend(bound)
             node_state.ready.append(execution)
             self._hand_out(node)
+            self._note_ready(node, node_state)
 
     def _hand_out(self, node: PlannedNode) -> None:
         node_state = self.state.nodes[node.index]
@@ -224,3 +234,13 @@ class Flow(ABC):
                 break
             node_state.busy += 1
             self._todo.start.append(node_state.ready.popleft())
+        if self.state.crowded:
+            self._note_ready(node, node_state)
+
+    def _note_ready(self, node: PlannedNode, node_state: NodeState) -> None:
+        """See whether those who send values to the node shall pause or go on (`RunState.crowded`)."""
+        ready, crowded = len(node_state.ready), self.state.crowded
+        if ready >= MAX_READY and node.index not in crowded:
+            self.state.crowded = crowded | {node.index}
+        elif ready <= ENOUGH_READY and node.index in crowded:
+            self.state.crowded = crowded - {node.index}

@@ -1,10 +1,12 @@
-"""Keeps a run from getting too far ahead of what is committed (rule D3a)."""
+"""Keeps a run from getting too far ahead: of what is committed (rule D3a), and of those who have to deal with its values."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +17,28 @@ class Allowance:
     bytes: int = 8 * 1024 * 1024
 
 
+class Passer(Protocol):
+    """An attempt that yields values."""
+
+    is_stopped: bool
+
+    @property
+    def node_index(self) -> int:
+        """Which node it performs."""
+        ...
+
+
 class Gate:
     """Counts the values of one run that are not durable yet, and makes those who yield more wait.
 
-    Blocks count and wait from their threads or on the loop; the committer settles on the loop.
+    Nodes that send values to others which cannot keep up are paused. Blocks count and wait from their threads or on the loop; everything else is called on the loop.
     """
 
     def __init__(self, allowance: Allowance | None = None) -> None:
         self._allowance = allowance or Allowance()
         self._events = 0
         self._bytes = 0
+        self._paused: frozenset[int] = frozenset()
         self._changed = threading.Condition()
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -35,34 +49,62 @@ class Gate:
             self._bytes += size_bytes
 
     def settle(self, events: int, size_bytes: int) -> None:
-        """So much has become durable, or will never be. Called on the loop."""
+        """So much has become durable, or will never be."""
         with self._changed:
             self._events -= events
             self._bytes -= size_bytes
-            if not self.is_open:
-                return
+        if self.is_open:
+            self.wake()
+
+    def pause(self, nodes: frozenset[int]) -> None:
+        """Let these nodes wait before they yield more, and no others."""
+        self._paused = nodes
+        self.wake()
+
+    def wait_in_thread(self, attempt: Passer, note_pause: Callable[[bool], None]) -> None:
+        """Wait until there is room, or the attempt is stopped (`wake` after setting it).
+
+        `note_pause(True)` is called before a pause, `note_pause(False)` after it.
+        """
+        if self.is_open and not self.is_paused(attempt):
+            return
+        paused = False
+        with self._changed:
+            while not attempt.is_stopped and not (self.is_open and not self.is_paused(attempt)):
+                if self.is_paused(attempt) and not paused:
+                    paused = True
+                    note_pause(True)
+                self._changed.wait()
+        if paused:
+            note_pause(False)
+
+    async def wait_on_loop(self, attempt: Passer, note_pause: Callable[[bool], None]) -> None:
+        """The same on the loop; an attempt that is stopped is canceled there."""
+        paused = False
+        try:
+            while not (self.is_open and not self.is_paused(attempt)):
+                if self.is_paused(attempt) and not paused:
+                    paused = True
+                    note_pause(True)
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                await waiter
+        finally:
+            if paused:
+                note_pause(False)
+
+    def wake(self) -> None:
+        """Have those who wait look again."""
+        with self._changed:
             self._changed.notify_all()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def wait_in_thread(self, stopped: threading.Event) -> None:
-        """Wait until there is room, or the attempt is stopped (`wake` after setting it)."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.is_open or stopped.is_set())
-
-    async def wait_on_loop(self) -> None:
-        """Wait until there is room."""
-        while not self.is_open:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-
-    def wake(self) -> None:
-        """Have those who wait in threads look whether they are stopped."""
-        with self._changed:
-            self._changed.notify_all()
+    def is_paused(self, attempt: Passer) -> bool:
+        """Whether the attempt's node has to wait."""
+        return bool(self._paused) and attempt.node_index in self._paused
 
     @property
     def is_open(self) -> bool:

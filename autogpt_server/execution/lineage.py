@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from autogpt_server.execution.order import flow_order
+
 MAX_WATCHED = 100
 """Pins remembered at one node at most, the nearest first. Only graphs in which scores of branches cross again and again have more."""
 
@@ -62,7 +64,7 @@ class _Net:
         sinks: list[list[int]] = [[] for _ in range(node_count)]
         for wire in listed:
             sinks[wire.source].append(wire.sink)
-        order = _flow_order(sinks)
+        order = flow_order(sinks)
         place = {node: position for position, node in enumerate(order)}
         pins = sorted({(wire.source, wire.pin) for wire in listed}, key=lambda pin: (place[pin[0]], pin[1]))
         number = {pin: position for position, pin in enumerate(pins)}
@@ -176,7 +178,7 @@ def _leading_to(targets: Iterable[int], net: _Net) -> list[bool]:
 
 def _dominators(edges: Sequence[Iterable[int]], root: int) -> dict[int, int]:
     """Vertex -> the nearest vertex that every path from `root` to it passes; `edges[v]` are the successors of `v`."""
-    order = _flow_order([list(targets) for targets in edges], roots=[root])
+    order = flow_order([list(targets) for targets in edges], roots=[root])
     place = {vertex: position for position, vertex in enumerate(order)}
     sources: dict[int, list[int]] = {vertex: [] for vertex in order}
     for vertex in order:
@@ -199,25 +201,6 @@ def _dominators(edges: Sequence[Iterable[int]], root: int) -> dict[int, int]:
                 nearest[vertex] = best
                 is_settled = False
     return nearest
-
-
-def _flow_order(out_of: Sequence[Sequence[int]], roots: Iterable[int] | None = None) -> list[int]:
-    """What is reached from `roots` (else everything) such that, loops aside, each comes after those that lead to it."""
-    seen: set[int] = set()
-    finished: list[int] = []
-    for root in range(len(out_of)) if roots is None else roots:
-        stack = [(root, iter(out_of[root]))] if root not in seen else []
-        seen.add(root)
-        while stack:
-            node, sinks = stack[-1]
-            sink = next((sink for sink in sinks if sink not in seen), None)
-            if sink is None:
-                finished.append(node)
-                stack.pop()
-            else:
-                seen.add(sink)
-                stack.append((sink, iter(out_of[sink])))
-    return finished[::-1]
 
 
 def _settle(

@@ -15,7 +15,7 @@ from autogpt_server.data.inbox import StoredEntry
 from autogpt_server.data.run_rows import CommitOutcome, CommitResult, RunCommit
 from autogpt_server.data.snapshot import RunSnapshot
 from autogpt_server.data.status import NodeStatus, RunStatus
-from autogpt_server.execution.attempts import Attempt, AttemptEvent, GraphCalled, RunIds
+from autogpt_server.execution.attempts import Attempt, AttemptEvent, GraphCalled, RunIds, Step
 from autogpt_server.execution.events import Close, Due, Ended, Event, OwnerDied, Started, Suspended, TimedOut, Yielded
 from autogpt_server.execution.failures import traceback_text
 from autogpt_server.execution.flow import RunLimits, Todo
@@ -77,8 +77,8 @@ class Workshop(Protocol):
         """The attempt goes on though it was told to stop: only the end of its process ends it (rule D7)."""
         ...
 
-    def changed(self, owner: RunOwner) -> None:
-        """Have the owner's changes written soon."""
+    def changed(self, owner: RunOwner, *, at_once: bool) -> None:
+        """Have the owner's changes written soon, or at once because something waits for them."""
         ...
 
     def reached(self, owner: RunOwner) -> None:
@@ -141,6 +141,8 @@ class RunOwner:
         self._alarm_at: datetime | None = None
         self._former_died = snapshot.status == RunStatus.RUNNING
         self._news = snapshot.inbox
+        self._crowded: frozenset[int] = frozenset()
+        self._is_pacing = True
 
     def take_up(self) -> None:
         """Begin: carry on where the last owner, or the one who made the run, left off."""
@@ -176,7 +178,7 @@ class RunOwner:
             self._attempts.pop(event.execution_id, None)
             self._ahead.progress = True
         todo = self._planner.apply(event)
-        self._workshop.changed(self)
+        self._workshop.changed(self, at_once=self.state.status is not RunStatus.RUNNING or not self.gate.is_open)
         self._perform(todo)
 
     def begin(self, execution: Execution) -> bool:
@@ -192,9 +194,10 @@ class RunOwner:
             self._launch(attempt)
         else:  # what touches the outside starts only once it is on record that it was started
             self._waiting_for_commit.append((self.state.seq, attempt))
+            self._workshop.changed(self, at_once=True)
         return True
 
-    def take(self, event: AttemptEvent) -> None:
+    def take(self, event: Step) -> None:
         """What an attempt has reported; called on the loop, in order."""
         if not isinstance(event, GraphCalled):
             self.apply(event)
@@ -209,10 +212,41 @@ class RunOwner:
         self._workshop.report(self, attempt, event)
 
     def _launch(self, attempt: Attempt) -> None:
-        limit_s = attempt.execution.node.timeout_s
-        if limit_s is not None:
-            attempt.time_limit = self._workshop.call_later(limit_s, partial(self._time_out, attempt))
+        attempt.time_left_s = attempt.execution.node.timeout_s
+        self._start_clock(attempt)
         self._workshop.launch(attempt)
+
+    def _start_clock(self, attempt: Attempt) -> None:
+        if attempt.time_left_s is not None:
+            attempt.timed_since = self._workshop.now()
+            attempt.time_limit = self._workshop.call_later(attempt.time_left_s, partial(self._time_out, attempt))
+
+    def _stop_clock(self, attempt: Attempt) -> None:
+        if attempt.time_limit is not None and attempt.time_left_s is not None and attempt.timed_since is not None:
+            attempt.time_limit.cancel()
+            taken_s = (self._workshop.now() - attempt.timed_since).total_seconds()
+            attempt.time_left_s = max(0.0, attempt.time_left_s - taken_s)
+            attempt.time_limit = None
+
+    def paused(self, attempt: Attempt, *, is_paused: bool) -> None:
+        """An attempt waits for others, or goes on: its own time does not run meanwhile."""
+        if is_paused:
+            self._stop_clock(attempt)
+        elif not attempt.is_over:
+            self._start_clock(attempt)
+
+    def stop_pacing(self) -> None:
+        """Let no attempt wait for others any more: those will not come to it here."""
+        self._is_pacing = False
+        self.gate.pause(frozenset())
+
+    def _pace(self) -> None:
+        """Have those pause that send values to nodes with too much to do."""
+        crowded = self.state.crowded
+        if crowded is not self._crowded and self._is_pacing:
+            self._crowded = crowded
+            nodes = self.state.topology.nodes
+            self.gate.pause(frozenset(node.index for node in nodes if not crowded.isdisjoint(node.paced_by)))
 
     def _time_out(self, attempt: Attempt) -> None:
         if not attempt.is_over:
@@ -220,7 +254,7 @@ class RunOwner:
 
     def _stop(self, attempt: Attempt) -> None:
         """Ask an attempt to end, and see to it that it does."""
-        if attempt.stopped.is_set():
+        if attempt.is_stopped:
             return
         attempt.stop()
         self._workshop.call_later(self._workshop.cancel_grace_s, partial(self._insist, attempt))
@@ -321,7 +355,7 @@ class RunOwner:
         begun = [attempt for at, attempt in self._waiting_for_commit if at <= seq]
         self._waiting_for_commit = [(at, attempt) for at, attempt in self._waiting_for_commit if at > seq]
         for attempt in begun:
-            if attempt.stopped.is_set():
+            if attempt.is_stopped:
                 attempt.is_over = True
                 self._workshop.discard(attempt)
                 self.apply(Ended(attempt.execution.id, self._workshop.now(), stopped=True, called=False))
@@ -358,6 +392,7 @@ class RunOwner:
             self._set_alarm()  # the clock was set back, or the wait is longer than an alarm can be
 
     def _perform(self, todo: Todo) -> None:
+        self._pace()
         for execution in todo.stop:
             attempt = self._attempts.get(execution.id)
             if attempt is not None:

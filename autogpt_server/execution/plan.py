@@ -47,6 +47,8 @@ from autogpt_server.execution.state import (
 from autogpt_server.execution.topology import OnInterrupted, Release
 from autogpt_server.utils import json
 
+_NOTHING = Todo()
+"""What most events leave to be done. Not to be changed."""
 MAX_AUTOMATIC_REPEATS = 3
 """How often a node with `on_interrupted` = `retry` is repeated before a person is asked nevertheless."""
 
@@ -223,11 +225,11 @@ class Planner(Flow):
             return False
         # What has travelled cannot be taken back, and only a pure block yields the same again.
         has_yielded = execution.outputs > execution.first_output
-        return not has_yielded or effects is Effects.PURE or execution.node.settings.release is Release.END
+        return not has_yielded or effects is Effects.PURE or execution.node.release is Release.END
 
     def _retry(self, execution: Execution, failure: Failure, at: datetime) -> None:
         execution.retries += 1
-        if execution.node.settings.release is Release.END and self._effects(execution) is not Effects.PURE:
+        if execution.node.release is Release.END and self._effects(execution) is not Effects.PURE:
             self._discard_outputs(execution)
         delay_s = execution.node.retry.delay_before(execution.retries)
         self._leave_attempt(execution, AttemptOutcome.FAILED, failure, at)
@@ -406,7 +408,7 @@ class Planner(Flow):
         failure = failure or Failure("block_failed", "The block failed.")
         self.state.stats.failed += 1
         self.state.unhandled[execution.id] = failure
-        if execution.node.settings.release is Release.END:
+        if execution.node.release is Release.END:
             execution.held.clear()
         self._add_output(execution, ERROR_PIN, failure.message, json.dumps(failure.message))
 
@@ -480,7 +482,8 @@ class Planner(Flow):
         elif state.moving == 0:
             self._wait(at)
         else:
-            self._move(at)
+            if state.status is not RunStatus.RUNNING or state.stats.waiting_since is not None:
+                self._move(at)
             if (failure := self.overdue(at)) is not None:
                 self._close(RunStatus.FAILED, failure, at)
                 if state.active == 0:
@@ -508,6 +511,8 @@ class Planner(Flow):
         """Why a run that moves has to be closed now, if it has moved for longer than it may (rule F12). Asked without an event, too."""
         state = self.state
         if state.closing is not None or state.started_at is None or state.status is not RunStatus.RUNNING:
+            return None
+        if at - state.started_at <= self._max_duration:  # most of the time, and cheap
             return None
         if (at - state.started_at).total_seconds() - state.stats.waited_s <= self._limits.max_duration_s:
             return None
@@ -545,7 +550,10 @@ class Planner(Flow):
         return "; ".join(parts) + "."
 
     def _take_todo(self) -> Todo:
-        todo, self._todo = self._todo, Todo()
+        todo = self._todo
+        if not (todo.start or todo.stop or todo.run_ended):
+            return _NOTHING
+        self._todo = Todo()
         return todo
 
 

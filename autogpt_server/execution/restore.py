@@ -140,7 +140,7 @@ def _restore_execution(stored: StoredExecution, nodes: Mapping[str, PlannedNode]
 
 def _is_dropped(execution: Execution, pin: str) -> bool:
     """Whether a held output will never travel: a failed attempt of a node that releases at the end sends nothing but its error."""
-    failed = execution.status is NodeStatus.FAILED and execution.node.settings.release is Release.END
+    failed = execution.status is NodeStatus.FAILED and execution.node.release is Release.END
     return failed and pin != ERROR_PIN
 
 

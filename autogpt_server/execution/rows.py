@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, cast
 
@@ -24,6 +24,8 @@ from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.state import Counters, Execution, Output, RunState
 from autogpt_server.utils import json
+
+_COUNTERS = tuple(entry.name for entry in fields(Counters))
 
 
 def take_changes(state: RunState, *, inline_value_bytes: int) -> RunChanges:
@@ -139,41 +141,42 @@ def run_row(state: RunState) -> RunRow:
 
 def stats_text(stats: Counters) -> str:
     """The counters as JSON."""
-    return json.dumps({**asdict(stats), "waiting_since": db_time(stats.waiting_since)})
+    return json.dumps(
+        {name: getattr(stats, name) for name in _COUNTERS} | {"waiting_since": db_time(stats.waiting_since)}
+    )
 
 
 def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
     failure, origins, resumed = execution.failure, execution.origins, execution.resumed
+    # By position, because this is done for every execution that a commit writes; the order is that of the fields.
     return NodeExecutionRow(
-        id=execution.id,
-        run_id=run_id,
-        node_id=execution.node.id,
-        status=execution.status.value,
-        ordinal=execution.ordinal,
-        attempt=execution.attempt,
-        seq=execution.seq,
-        added_seq=execution.added_seq,
-        queued_seq=execution.queued_seq,
-        started_seq=execution.started_seq,
-        ended_seq=execution.ended_seq,
-        error_code=failure.code if failure else None,
-        error=failure.message if failure else None,
-        mixed_origin=execution.mixed_origin,
-        origins=json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None,
-        added_at=db_time(execution.added_at) or "",
-        queued_at=db_time(execution.queued_at),
-        started_at=db_time(execution.started_at),
-        ended_at=db_time(execution.ended_at),
-        not_before=db_time(execution.not_before),
-        retries=execution.retries,
-        waits_for=execution.waits_for,
-        child_run_id=execution.child_run_id,
-        resumed=json.dumps({"value": resumed.value, "child_run_id": resumed.child_run_id}) if resumed else None,
-        first_output=execution.first_output,
-        signals=json.dumps([[signal.name, signal.value] for signal in execution.signals])
-        if execution.signals
-        else None,
-        replay_of_id=execution.replay_of_id,
+        execution.id,
+        run_id,
+        execution.node.id,
+        execution.status.value,
+        execution.ordinal,
+        execution.attempt,
+        execution.seq,
+        execution.added_seq,
+        execution.queued_seq,
+        execution.started_seq,
+        execution.ended_seq,
+        failure.code if failure else None,
+        failure.message if failure else None,
+        execution.mixed_origin,
+        json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None,
+        db_time(execution.added_at) or "",
+        db_time(execution.queued_at),
+        db_time(execution.started_at),
+        db_time(execution.ended_at),
+        db_time(execution.not_before),
+        execution.retries,
+        execution.waits_for,
+        execution.child_run_id,
+        json.dumps({"value": resumed.value, "child_run_id": resumed.child_run_id}) if resumed else None,
+        execution.first_output,
+        json.dumps([[signal.name, signal.value] for signal in execution.signals]) if execution.signals else None,
+        execution.replay_of_id,
     )
 
 

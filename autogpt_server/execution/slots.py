@@ -30,9 +30,13 @@ class Slots:
         """An attempt has given its place back."""
         self._free += 1
 
+    def take_back_one(self) -> None:
+        """An attempt that gave its place back for a while goes on, whether there is room or not."""
+        self._free -= 1
+
     def fill(self, begin: Callable[[RunOwner, Execution], bool]) -> None:
         """Begin what waits as long as there are places. `begin` answers whether an attempt has begun, and so takes one."""
-        while self._queue and self._free:
+        while self._queue and self._free > 0:
             owner, execution = self._queue.popleft()
             if begin(owner, execution):
                 self._free -= 1

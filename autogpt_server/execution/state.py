@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 from autogpt_server.data.run_rows import AttemptOutcome, InboxEntry, NewRun
 from autogpt_server.data.status import NODE_TRANSITIONS, RUN_TRANSITIONS, NodeStatus, RunStatus
@@ -74,8 +74,7 @@ class Output:
     committed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One value that entered an execution through a slot."""
 
     value: Any
@@ -195,8 +194,7 @@ class NodeState:
         return (self.unreleased[0].ordinal or 0) if self.unreleased else self.next_ordinal
 
 
-@dataclass(slots=True)
-class InputRow:
+class InputRow(NamedTuple):
     """An input to be written: `text` for a value of its own, else the output it came from."""
 
     execution: Execution
@@ -281,6 +279,8 @@ class RunState:
     """Set while the run is being brought to an early end."""
     timers: list[tuple[datetime, str]] = field(default_factory=list[tuple[datetime, str]])
     """A heap of (time, execution id); an entry counts only while the execution's `not_before` is that time."""
+    crowded: frozenset[int] = frozenset()
+    """Nodes with so much to do that those who send them values pause. A new object whenever it changes."""
     inbox_done: int = 0
     """Number of the last inbox entry that was applied."""
     depth: int = 0

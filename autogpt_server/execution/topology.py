@@ -18,6 +18,7 @@ from autogpt_server.data.convert import InputConverter, input_converter
 from autogpt_server.data.models import Graph, Link, Node
 from autogpt_server.data.pins import Part, parse_pin
 from autogpt_server.execution.lineage import Wire, watched_pins
+from autogpt_server.execution.order import loop_numbers
 from autogpt_server.utils.errors import AutoGPTServerError
 
 MAX_TIMEOUT_S = 30 * 86_400.0
@@ -105,22 +106,16 @@ class PlannedNode:
     is_start: bool
     runs_on_loop: bool
     """Whether the block's `run` is async; else it is called in a thread."""
+    max_parallel: int
+    timeout_s: float | None
+    """How long one attempt may take; None for no limit."""
+    retry: RetryPolicy
+    """How often, and after what pauses, a failed attempt is followed by another."""
+    release: Release
+    paced_by: tuple[int, ...] = ()
+    """Nodes it sends values to, but for those that lie on a loop with it: while one of them has too much to do, this one pauses."""
     watched: frozenset[str] = field(default=frozenset[str]())
     """Ancestor pins whose outputs are told apart here or further on (rule F8)."""
-
-    @property
-    def max_parallel(self) -> int:
-        return self.settings.max_parallel or self.block.max_parallel
-
-    @property
-    def timeout_s(self) -> float | None:
-        """How long one attempt may take; None for no limit."""
-        return self.settings.timeout_s or self.block.timeout_s
-
-    @property
-    def retry(self) -> RetryPolicy:
-        """How often, and after what pauses, a failed attempt is followed by another."""
-        return self.settings.retry or self.block.retry
 
     def effects_of(self, values: Mapping[str, Any]) -> Effects:
         """The effects of a call with this converted input. A block that cannot tell is taken to be unsafe."""
@@ -198,25 +193,45 @@ def build_topology(graph: Graph, blocks: Mapping[str, Block]) -> Topology:
         ],
     )
 
+    sinks: list[list[int]] = [[] for _ in graph.nodes]
+    for link in links:
+        sinks[index[link.source_id]].append(index[link.sink_id])
+    paced = _paced_by(sinks)
+
     def planned(position: int, node: Node) -> PlannedNode:
         block = blocks[node.block_id]
         names = incoming[node.id]
+        settings = NodeSettings.model_validate(node.metadata)
         return PlannedNode(
             index=position,
             id=node.id,
             block=block,
             defaults=node.input_default,
-            settings=NodeSettings.model_validate(node.metadata),
+            settings=settings,
             convert=input_converter(block.input_schema),
             slots=tuple(name for name in names if (node.id, name) not in statics),
             static_slots=tuple(name for name in names if (node.id, name) in statics),
             out=outgoing[node.id],
             is_start=not names or block.kind is BlockKind.INPUT,
             runs_on_loop=inspect.isasyncgenfunction(block.run),
+            max_parallel=settings.max_parallel or block.max_parallel,
+            timeout_s=settings.timeout_s or block.timeout_s,
+            retry=settings.retry or block.retry,
+            release=settings.release,
+            paced_by=paced[position],
             watched=frozenset(output_key(*pin) for pin in watched[position]),
         )
 
     return Topology(graph.id, graph.version, tuple(planned(i, node) for i, node in enumerate(graph.nodes)))
+
+
+def _paced_by(sinks: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """For each node those of its sinks that it may wait for: one on a loop with it might wait for it in turn."""
+    loops = loop_numbers(sinks)
+    return [
+        tuple(dict.fromkeys(sink for sink in reached if loops[sink] != loops[node]))
+        for node, reached in enumerate(sinks)
+    ]
 
 
 def _distinct(links: Sequence[Link]) -> list[Link]:

@@ -23,7 +23,7 @@ from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed
 from autogpt_server.data.execution import RunKey, abandon_run, run_key
 from autogpt_server.data.inbox import read_inbox
 from autogpt_server.data.snapshot import load_run
-from autogpt_server.execution.attempts import Attempt, AttemptEvent, Performer
+from autogpt_server.execution.attempts import Attempt, AttemptEvent, Paused, Performer
 from autogpt_server.execution.children import prepare_child, read_child_result
 from autogpt_server.execution.committer import RETRY_S, Committer
 from autogpt_server.execution.events import Yielded
@@ -37,6 +37,7 @@ from autogpt_server.execution.rows import limits_of
 from autogpt_server.execution.slots import Slots
 from autogpt_server.execution.start import run_limits
 from autogpt_server.execution.state import Execution, Failure
+from autogpt_server.execution.threads import BlockThreads
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.utils import faults
 from autogpt_server.utils.clock import Alarm, utc_now
@@ -88,6 +89,7 @@ class Worker(AppProcess):
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[tuple[RunOwner, Attempt, AttemptEvent]] = deque()
         self._events_lock = threading.Lock()
+        self._threads = BlockThreads("block")
         self._reached: dict[str, tuple[str, int]] = {}
         self._is_draining = False
         self._settled = asyncio.Event()
@@ -104,7 +106,6 @@ class Worker(AppProcess):
         self._lock(context.name)
         self._manager = get_service_client(ManagerInterface, self.settings)
         self._live = get_service_client(LiveInterface, self.settings)
-        self._threads = ThreadPoolExecutor(self.settings.worker_threads, thread_name_prefix="block")
         # What async blocks use without knowing, as to look up host names; asyncio's own has no more threads than a few.
         self._loop.set_default_executor(ThreadPoolExecutor(_LOOP_THREADS, thread_name_prefix="loop"))
         async with await Database.open(self.settings) as db:
@@ -140,6 +141,8 @@ class Worker(AppProcess):
         self._is_draining = True
         faults.reach("worker.drain.begun")
         intake.cancel()
+        for owner in self._owners.values():
+            owner.stop_pacing()
         self._check_settled()
         try:
             await asyncio.wait_for(self._settled.wait(), max(0.0, left_s - _FLUSH_S))
@@ -160,6 +163,7 @@ class Worker(AppProcess):
                 await asyncio.sleep(_ASK_AGAIN_S)
         faults.reach("worker.retire.replaced")
         for owner in list(self._owners.values()):
+            owner.stop_pacing()
             owner.release_if_idle()
         self._check_settled()
         settled = asyncio.create_task(self._settled.wait())
@@ -303,7 +307,7 @@ class Worker(AppProcess):
         if attempt.execution.node.runs_on_loop:
             self._spawn(self._performer.run_on_loop(attempt))
         else:
-            self._threads.submit(self._performer.run_in_thread, attempt)
+            self._threads.submit(partial(self._performer.run_in_thread, attempt))
 
     def call_graph(self, owner: RunOwner, execution: Execution, call: CallGraph, limits: RunLimits) -> None:
         """Prepare a child run, and then tell `RunOwner.graph_prepared`."""
@@ -359,9 +363,9 @@ class Worker(AppProcess):
         self._fill_soon()
         self._check_settled()
 
-    def changed(self, owner: RunOwner) -> None:
-        """Have the owner's changes written soon."""
-        self._committer.changed(owner)
+    def changed(self, owner: RunOwner, *, at_once: bool) -> None:
+        """Have the owner's changes written soon, or at once because something waits for them."""
+        self._committer.changed(owner, at_once=at_once)
 
     def reached(self, owner: RunOwner) -> None:
         """Tell the server that events are durable; one hint for all runs of a transaction."""
@@ -416,11 +420,26 @@ class Worker(AppProcess):
         with self._events_lock:
             events, self._events = self._events, deque()
         for owner, attempt, event in events:
+            if isinstance(event, Paused):
+                self._pause(owner, attempt, is_paused=event.is_paused)
+                continue
             if not isinstance(event, Yielded):
                 self._end(attempt)
-            self._guard(owner, partial(owner.take, event))
+            try:
+                owner.take(event)
+            except Exception as error:  # noqa: BLE001 - as `_guard`, without what a call of it costs
+                owner.fail(error)
         self._fill()
         self._check_settled()
+
+    def _pause(self, owner: RunOwner, attempt: Attempt, *, is_paused: bool) -> None:
+        # Else those that it waits for might wait for its place.
+        slots = self._slots(attempt.execution)
+        if is_paused:
+            slots.free_one()
+        else:
+            slots.take_back_one()
+        owner.paused(attempt, is_paused=is_paused)
 
     def _end(self, attempt: Attempt) -> None:
         attempt.is_over = True

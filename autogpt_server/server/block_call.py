@@ -16,7 +16,7 @@ from autogpt_server.data.pins import PinMergeError, PinNameError, merge_slots, p
 from autogpt_server.data.problems import InvalidRunInput, Problem
 from autogpt_server.data.upgrade import upgrade_input
 from autogpt_server.data.validation import nearest
-from autogpt_server.execution.attempts import Attempt, AttemptEvent, Performer, RunIds
+from autogpt_server.execution.attempts import Attempt, AttemptEvent, Paused, Performer, RunIds
 from autogpt_server.execution.events import Ended, Yielded
 from autogpt_server.execution.gate import Allowance, Gate
 from autogpt_server.execution.state import Execution, Failure, FailureKind
@@ -49,6 +49,8 @@ class _Call:
 
     def take(self, attempt: Attempt, event: AttemptEvent) -> None:
         """Take what the block did; called in order."""
+        if isinstance(event, Paused):
+            return  # nobody else is there to wait for
         if not isinstance(event, Yielded):
             if not isinstance(event, Ended):
                 event = Ended(event.execution_id, event.at, _WAITS)
@@ -57,7 +59,7 @@ class _Call:
         self.size_bytes += len(event.text)
         if len(self.outputs) >= _MAX_OUTPUTS or self.size_bytes > self.max_bytes:
             self.is_over_limit = True
-            attempt.stopped.set()
+            attempt.is_stopped = True
             return
         self.outputs.append({event.pin: event.value})
 
