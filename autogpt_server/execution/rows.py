@@ -22,7 +22,7 @@ from autogpt_server.data.run_rows import (
 )
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.flow import RunLimits
-from autogpt_server.execution.state import Counters, Execution, Output, RunState
+from autogpt_server.execution.state import Counters, Execution, Origins, Output, RunState
 from autogpt_server.utils import json
 
 
@@ -143,7 +143,7 @@ def stats_text(stats: Counters) -> str:
 
 
 def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
-    failure, origins, resumed = execution.failure, execution.origins, execution.resumed
+    failure, resumed = execution.failure, execution.resumed
     return NodeExecutionRow(
         id=execution.id,
         run_id=run_id,
@@ -159,7 +159,7 @@ def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
         error_code=failure.code if failure else None,
         error=failure.message if failure else None,
         mixed_origin=execution.mixed_origin,
-        origins=json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None,
+        origins=origins_text(execution.origins),
         added_at=db_time(execution.added_at) or "",
         queued_at=db_time(execution.queued_at),
         started_at=db_time(execution.started_at),
@@ -175,6 +175,11 @@ def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
         else None,
         replay_of_id=execution.replay_of_id,
     )
+
+
+def origins_text(origins: Origins | None) -> str | None:
+    """What an execution descends from, as JSON."""
+    return json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None
 
 
 def _output_row(output: Output, rows: RunChanges, inline_value_bytes: int) -> ValueRow:
