@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from benchmarks import _graphs
 from benchmarks._client import Client
@@ -81,18 +82,36 @@ async def w2(bench: Bench) -> None:
 
 
 async def w3(bench: Bench) -> None:
-    """300 runs of 3 nodes, 16 clients."""
+    """300 runs of 3 nodes, 16 clients; the middle one of three times, because one takes less than a second."""
     graph_id = await bench.client.create(_graphs.chain(SHORT_NODES))
     for way, run in (("Prefer: wait", bench.client.run), ("SSE", bench.client.run_watched)):
         await _together(run, graph_id, 5 * CLIENTS)
-        with _shares(bench, SHORT_RUNS):
-            began = time.perf_counter()
-            times = await _together(run, graph_id, SHORT_RUNS)
-            rate = SHORT_RUNS * SHORT_NODES / (time.perf_counter() - began)
+        rates: list[float] = []
+        times: list[float] = []
+        with _shares(bench, 3 * SHORT_RUNS):
+            for _ in range(3):
+                began = time.perf_counter()
+                times += await _together(run, graph_id, SHORT_RUNS)
+                rates.append(SHORT_RUNS * SHORT_NODES / (time.perf_counter() - began))
         target = at_least(1500) if run == bench.client.run else None
+        rate = statistics.median(rates)
         show(f"W3 {SHORT_RUNS} runs of {SHORT_NODES} nodes, {CLIENTS} clients ({way})", rate, "steps/s", target)
         show("   p50 of a run", statistics.median(times) * 1000, "ms")
         show("   p99 of a run", percentile(times, 0.99) * 1000, "ms")
+
+
+async def end(bench: Bench) -> None:
+    """From the last event of a run, which has yet to be committed then, to the answer of the client that waits."""
+    graph_id = await bench.client.create(_graphs.chain(SHORT_NODES))
+    await _repeat(bench.client.run, graph_id, WARM_RUNS)
+    delays: list[float] = []
+    for _ in range(CHAIN_RUNS):
+        run_id = await bench.client.run(graph_id, {"text": "x"})
+        answered = time.time()
+        run = await bench.client.json("GET", f"/executions/{run_id}")
+        delays.append(answered - datetime.fromisoformat(run["ended_at"]).timestamp())
+    show("from a run's end, before its commit, to the client: p50", statistics.median(delays) * 1000, "ms")
+    show("   p99", percentile(delays, 0.99) * 1000, "ms")
 
 
 async def w4(bench: Bench) -> None:
@@ -146,6 +165,7 @@ SERVED: dict[str, Part] = {
     "W2": w2,
     "W3": w3,
     "W4": w4,
+    "end": end,
     "post": post,
     "large": large,
     "nodes": nodes,

@@ -94,6 +94,10 @@ class Database:
         """Run `perform` in the reader thread on a read-only connection, as one snapshot."""
         return await self._connections.read(perform)
 
+    async def peek(self, perform: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `perform`, one statement that reads a few rows by their keys, on the loop's thread: sooner than `read`, but all else waits for it."""
+        return await self._connections.peek(perform)
+
     async def close(self) -> None:
         """Close all connections."""
         if self._client is not None:

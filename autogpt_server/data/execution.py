@@ -9,7 +9,7 @@ the hot path: one trip to the database thread for many runs, few statements with
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,13 +22,20 @@ from autogpt_server.data.run_rows import (
     ParentLink,
     RunChanges,
     RunCommit,
+    TakenOver,
     cancel_of,
     child_ended,
 )
 from autogpt_server.utils import faults, json
+from autogpt_server.utils.errors import AutoGPTServerError
 
 MAX_TAKEOVERS = 3
 """After so many owners that died without progress a run goes on alone in a worker of its own (rule D3b)."""
+
+
+class FormerRunGone(AutoGPTServerError):
+    """The run whose outcomes are to be taken over has been deleted."""
+
 
 # What is wrong with one run's rows (the last three: values that SQLite cannot hold). Everything else concerns the whole database.
 _REFUSED = (
@@ -52,7 +59,10 @@ def commit(connection: sqlite3.Connection, batch: Sequence[RunCommit]) -> list[C
 
 
 def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
-    """Write a new run in the transaction that is open. Raises `sqlite3.IntegrityError` when a unique key exists already."""
+    """Write a new run in the transaction that is open.
+
+    Raises `sqlite3.IntegrityError` when a unique key exists already, and `FormerRunGone` when a re-run takes over what is no longer there.
+    """
     row, parent = run.changes.run, run.parent
     connection.execute(
         'INSERT INTO "AgentGraphExecution" ("id", "agentGraphId", "agentGraphVersion", "status", "reason", "errorCode", "errorMessage", "epoch", "seq", '
@@ -85,7 +95,24 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
             row.ended_at,
         ),
     )
+    if run.taken_over is not None:
+        _copy(connection, run.id, run.taken_over)
     _write_changes(connection, run.id, run.changes, db_time(run.created_at) or "")
+
+
+def _copy(connection: sqlite3.Connection, run_id: str, taken: TakenOver) -> None:
+    """Copy what a re-run takes over. A run that has ended never changes: it is as it was read, or has been deleted."""
+    executions = connection.executemany(
+        _COPY_EXECUTION,
+        (
+            (each.id, run_id, each.node_id, *[each.seq] * 5, each.origins, each.former_id, taken.former_run_id)
+            for each in taken.executions
+        ),
+    ).rowcount
+    values = connection.executemany(_COPY_VALUE, taken.values).rowcount
+    if (max(executions, 0), max(values, 0)) != (len(taken.executions), len(taken.values)):
+        raise FormerRunGone(f"The run {taken.former_run_id} has been deleted meanwhile.")
+    connection.executemany(_COPY_ATTEMPTS, ((each.id, each.former_id) for each in taken.executions))
 
 
 def committed_seq(connection: sqlite3.Connection, run_id: str) -> tuple[int, int] | None:
@@ -388,3 +415,32 @@ _UPDATE_EXECUTION = (
 )
 _INSERT_VALUE = _insert("AgentNodeExecutionInputOutput", _VALUE_COLUMNS)
 _INSERT_ATTEMPT = _insert("AgentNodeExecutionAttempt", _ATTEMPT_COLUMNS)
+
+# Where a copy is no copy: of a re-run's taken over executions, and of their values.
+_COPIED_EXECUTION = {
+    **dict.fromkeys(("id", "agentGraphExecutionId", "agentNodeId", "seq", "addedSeq"), "?"),
+    **{name: f'CASE WHEN "{name}" IS NULL THEN NULL ELSE ? END' for name in ("queuedSeq", "startedSeq", "endedSeq")},
+    "origins": "?",
+    "replayOfId": '"id"',
+}
+_COPIED_VALUE = {"agentNodeExecutionId": "?", "sourceExecutionId": "?", "seq": "?", "releasedSeq": "?"}
+
+
+def _copy_of(table: str, columns: Sequence[str], changed: Mapping[str, str], where: str) -> str:
+    names = ", ".join(f'"{column}"' for column in columns)
+    values = ", ".join(changed.get(column, f'"{column}"') for column in columns)
+    return f'INSERT INTO "{table}" ({names}) SELECT {values} FROM "{table}" WHERE {where}'  # noqa: S608 - constants alone
+
+
+_COPY_EXECUTION = _copy_of(
+    "AgentNodeExecution", EXECUTION_COLUMNS, _COPIED_EXECUTION, '"id" = ? AND "agentGraphExecutionId" = ?'
+)
+_COPY_VALUE = _copy_of(
+    "AgentNodeExecutionInputOutput",
+    _VALUE_COLUMNS,
+    _COPIED_VALUE,
+    '"agentNodeExecutionId" = ? AND "role" = ? AND "ordinal" = ?',
+)
+_COPY_ATTEMPTS = _copy_of(
+    "AgentNodeExecutionAttempt", _ATTEMPT_COLUMNS, {"agentNodeExecutionId": "?"}, '"agentNodeExecutionId" = ?'
+)

@@ -97,7 +97,7 @@ class StoredGraph:
 
 async def graph_state(db: Database, graph_id: str) -> GraphState:
     """Where a graph stands. Raises `GraphNotFound`."""
-    return await db.read(lambda connection: _state(connection, graph_id))
+    return await db.peek(lambda connection: _state(connection, graph_id))
 
 
 async def graph_exists(db: Database, graph_id: str) -> bool:

@@ -206,6 +206,38 @@ class ParentLink:
     attempt: int
 
 
+class CopiedExecution(NamedTuple):
+    """A node execution that a re-run takes over from the run before it (rule D9): a row of its own with the outcome, and the times, of the former one."""
+
+    id: str
+    node_id: str
+    seq: int
+    origins: str | None
+    former_id: str
+
+
+class CopiedValue(NamedTuple):
+    """A value of a copied execution; its content is copied in the database."""
+
+    execution_id: str
+    source_execution_id: str | None
+    """Inputs: the copy of the execution that the value came from."""
+    seq: int | None
+    released_seq: int | None
+    former_id: str
+    role: str
+    ordinal: int
+
+
+@dataclass(slots=True)
+class TakenOver:
+    """What a re-run takes over from the run before it. Its rows are numbered below the re-run's first event."""
+
+    former_run_id: str
+    executions: list[CopiedExecution] = field(default_factory=list[CopiedExecution])
+    values: list[CopiedValue] = field(default_factory=list[CopiedValue])
+
+
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run that does not exist yet, with the rows of its first event."""
@@ -227,6 +259,7 @@ class NewRun:
     depth: int = 0
     limits: str | None = None
     """JSON object: what is left of the parent's limits."""
+    taken_over: TakenOver | None = None
 
 
 def child_ended(

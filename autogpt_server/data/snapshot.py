@@ -145,7 +145,7 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
     """Read a run that has not ended, or None. `static_pins` are the output pins whose newest value serves later executions."""
     row = connection.execute(
         'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt", "takeovers", '
-        '"depth", "limits", "inboxDone" FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
+        '"depth", "limits", "inboxDone", "rerunOfId" FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
         (run_id,),
     ).fetchone()
     if row is None:
@@ -155,8 +155,8 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
         'SELECT "agentNodeId", max("ordinal") + 1 FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "ordinal" IS NOT NULL GROUP BY "agentNodeId"',
         (run_id,),
     ).fetchall()
-    *columns, takeovers, depth, limits, inbox_done = row
-    is_new = row[3] == 0
+    *columns, takeovers, depth, limits, inbox_done, rerun_of_id = row
+    has_statics = row[3] > 0 or rerun_of_id is not None  # a new run has none, unless it took them over
     return RunSnapshot(
         run_id,
         *columns,
@@ -167,7 +167,7 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
         inbox=read_inbox(connection, run_id, after=inbox_done),
         executions=executions,
         next_ordinals=dict(ordinals),
-        statics=[] if is_new else _load_statics(connection, run_id, static_pins),
+        statics=_load_statics(connection, run_id, static_pins) if has_statics else [],
         unhandled=_load_unhandled(connection, run_id),
     )
 
@@ -177,7 +177,8 @@ def _load_executions(connection: sqlite3.Connection, run_id: str) -> list[Stored
         'SELECT "id", "agentNodeId", "status", "ordinal", "attempt", "origins", "mixedOrigin", "errorCode", "error", "addedAt", "queuedAt", "startedAt", '
         '"endedAt", "seq", "addedSeq", "queuedSeq", "startedSeq", "endedSeq", "notBefore", "retries", "waitsFor", "childRunId", "resumed", "firstOutput", '
         '"signals", "replayOfId" FROM "AgentNodeExecution" e WHERE "agentGraphExecutionId" = ? AND '
-        '("endedAt" IS NULL OR EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" o WHERE o."agentNodeExecutionId" = e."id" AND '
+        # What a re-run took over holds nothing back: its first event has released what was to be released.
+        '("endedAt" IS NULL OR "replayOfId" IS NULL AND EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" o WHERE o."agentNodeExecutionId" = e."id" AND '
         'o."role" = \'output\' AND o."releasedSeq" IS NULL)) ORDER BY "addedSeq", "id"',  # ids alone follow clocks, and owners change
         (run_id,),
     ).fetchall()

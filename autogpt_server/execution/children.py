@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from autogpt_server.data.block import Block, BlockKind, CallGraph, ChildResult
@@ -18,7 +18,6 @@ from autogpt_server.execution.start import plan_start
 from autogpt_server.execution.state import Execution, Failure, FailureKind, RunState
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.execution.topology import MissingBlock
-from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.settings import Settings
 
 
@@ -29,6 +28,7 @@ async def prepare_child(
     execution: Execution,
     call: CallGraph,
     *,
+    new_id: Callable[[], str],
     limits: RunLimits,
     at: datetime,
 ) -> Suspended | Ended:

@@ -73,6 +73,7 @@ class ExecutionManager(ManagerInterface, AppService):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self._now = utc_now
         self._dispatcher = Dispatcher()
         self._waiters: dict[str, _Waiter] = {}
         self._workers: dict[str, str] = {}
@@ -236,7 +237,7 @@ class ExecutionManager(ManagerInterface, AppService):
             self._sweep_now.clear()
             faults.reach("manager.sweep.before")
             pause_s = SWEEP_S
-            now = utc_now()
+            now = self._now()
             try:
                 with typed_errors():
                     runs, wake_at = await db.read(partial(look_for_work, now=db_time(now) or "", limit=SWEEP_RUNS))
@@ -259,7 +260,7 @@ class ExecutionManager(ManagerInterface, AppService):
             hinted, self._hinted = self._hinted, set()
             try:
                 with typed_errors():
-                    now = db_time(utc_now()) or ""
+                    now = db_time(self._now()) or ""
                     runs = await db.read(
                         lambda connection, ids=hinted, at=now: waiting_runs_of(connection, ids, now=at)
                     )

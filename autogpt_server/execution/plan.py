@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,7 +44,7 @@ from autogpt_server.execution.state import (
     Signal,
     Token,
 )
-from autogpt_server.execution.topology import OnInterrupted, Release
+from autogpt_server.execution.topology import OnInterrupted, OutLink, PlannedNode, Release
 from autogpt_server.utils import json
 
 _NOTHING = Todo()
@@ -65,11 +65,31 @@ class Planner(Flow):
         """
         self.state.seq += 1
         for node in self.state.topology.start_nodes:
-            execution = self._new_execution(node, at)
-            for pin, value in given.get(node.index, {}).items():
-                self._put(execution, pin, Token(value, text=json.dumps(value)))
-            self._queue(execution, at)
+            self._begin(node, given.get(node.index, {}), at)
         return self._settle(at)
+
+    def replay(
+        self, given: Mapping[int, Mapping[str, Any]], arrivals: Iterable[tuple[OutLink, Token]], at: datetime
+    ) -> Todo:
+        """Begin a re-run (rule D9): of the start nodes those in `given` begin anew; then the values of a former run arrive, in their order.
+
+        The state already counts what is taken over (see `autogpt_server.execution.rerun`).
+        """
+        self.state.seq += 1
+        for index, values in given.items():
+            self._begin(self.state.topology.nodes[index], values, at)
+        for arrival in arrivals:
+            if self.state.closing is not None:
+                break
+            self._deliveries.append(arrival)
+            self._deliver_all(at)
+        return self._settle(at)
+
+    def _begin(self, node: PlannedNode, values: Mapping[str, Any], at: datetime) -> None:
+        execution = self._new_execution(node, at)
+        for pin, value in values.items():
+            self._put(execution, pin, Token(value, text=json.dumps(value)))
+        self._queue(execution, at)
 
     def resume(self) -> Todo:
         """Hand out what is queued in a state made from the database. Not an event: nothing changes."""

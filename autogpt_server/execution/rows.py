@@ -22,7 +22,7 @@ from autogpt_server.data.run_rows import (
 )
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.flow import RunLimits
-from autogpt_server.execution.state import Counters, Execution, Output, RunState
+from autogpt_server.execution.state import Counters, Execution, Origins, Output, RunState
 from autogpt_server.utils import json
 
 _COUNTERS = tuple(entry.name for entry in fields(Counters))
@@ -147,7 +147,7 @@ def stats_text(stats: Counters) -> str:
 
 
 def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
-    failure, origins, resumed = execution.failure, execution.origins, execution.resumed
+    failure, resumed = execution.failure, execution.resumed
     # By position, because this is done for every execution that a commit writes; the order is that of the fields.
     return NodeExecutionRow(
         execution.id,
@@ -164,7 +164,7 @@ def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
         failure.code if failure else None,
         failure.message if failure else None,
         execution.mixed_origin,
-        json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None,
+        origins_text(execution.origins),
         db_time(execution.added_at) or "",
         db_time(execution.queued_at),
         db_time(execution.started_at),
@@ -178,6 +178,11 @@ def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:
         json.dumps([[signal.name, signal.value] for signal in execution.signals]) if execution.signals else None,
         execution.replay_of_id,
     )
+
+
+def origins_text(origins: Origins | None) -> str | None:
+    """What an execution descends from, as JSON."""
+    return json.dumps({pin: list(origin) for pin, origin in origins.items()}) if origins else None
 
 
 def _output_row(output: Output, rows: RunChanges, inline_value_bytes: int) -> ValueRow:

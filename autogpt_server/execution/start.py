@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -46,9 +46,12 @@ def plan_start(
     return state
 
 
-def start_inputs(topology: Topology, run_input: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """Index of each start node -> pin -> value from the run's input.
+def start_inputs(
+    topology: Topology, run_input: Mapping[str, Any], *, begun: Container[int] | None = None
+) -> dict[int, dict[str, Any]]:
+    """Index of each start node -> pin -> value from the run's input. Nodes that take nothing may be left out.
 
+    `begun`: indices of the nodes that begin, where not all do: nothing is missing in the others.
     Raises `InvalidGraph` if there is nothing to start, and `InvalidRunInput` with every name that fits nowhere, every value that is
     missing and every value of a wrong type.
     """
@@ -67,6 +70,9 @@ def start_inputs(topology: Topology, run_input: Mapping[str, Any]) -> dict[int, 
     given, problems = _by_name(named, run_input) if named else _by_pin(starts, run_input)
     for node in starts:
         problems.extend(_unmet(node, given.get(node.index, {})))
+    if begun is not None:
+        left_alone = {node.id for node in starts if node.index not in begun}
+        problems = [problem for problem in problems if problem.node_id not in left_alone]
     if problems:
         raise InvalidRunInput("The input does not fit the graph.", problems)
     return given

@@ -96,7 +96,8 @@ class Worker(AppProcess):
         self._stuck: set[Attempt] = set()
         self._must_go = asyncio.Event()
         """Set when only the end of this process can end an attempt."""
-        self._performer = Performer(settings)
+        self._performer = Performer(settings, self.now)
+        self._new_id = new_id
         self._limits = run_limits(settings)
 
     async def serve(self, context: ProcessContext) -> None:
@@ -112,22 +113,26 @@ class Worker(AppProcess):
             self._db = db
             self._topologies = Topologies(db, get_blocks(self.settings.block_modules))
             self._committer = Committer(db)
-            await context.ready(self.worker_id)
-            commits = asyncio.create_task(self._committer.run())
-            intake = asyncio.create_task(self._take_runs())
-            clock = asyncio.create_task(self._watch_time())
-            asked = asyncio.create_task(context.drain_requested())
-            unasked = asyncio.create_task(self._must_go.wait())
-            await asyncio.wait({commits, intake, clock, asked, unasked}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (commits, intake, clock):
-                if task.done():
-                    task.result()  # none ends unasked: raise what ended it
-            if not asked.done():
-                context.leave()
-                await self._retire(asked)
-            await self._drain(intake, context.drain_left_s())
-            for task in (clock, commits, asked, unasked):
-                task.cancel()
+            await self._work(context)
+
+    async def _work(self, context: ProcessContext) -> None:
+        """Everything is there: perform runs until drained."""
+        await context.ready(self.worker_id)
+        commits = asyncio.create_task(self._committer.run())
+        intake = asyncio.create_task(self._take_runs())
+        clock = asyncio.create_task(self._watch_time())
+        asked = asyncio.create_task(context.drain_requested())
+        unasked = asyncio.create_task(self._must_go.wait())
+        await asyncio.wait({commits, intake, clock, asked, unasked}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (commits, intake, clock):
+            if task.done():
+                task.result()  # none ends unasked: raise what ended it
+        if not asked.done():
+            context.leave()
+            await self._retire(asked)
+        await self._drain(intake, context.drain_left_s())
+        for task in (clock, commits, asked, unasked):
+            task.cancel()
 
     def _lock(self, name: str) -> None:
         lock = Instance(self.settings).worker_lock(self.worker_id)
@@ -243,7 +248,7 @@ class Worker(AppProcess):
         if snapshot is None:
             return None
         state = restore_run(topology, snapshot)
-        planner = Planner(state, new_id=new_id, limits=limits_of(snapshot.limits, self._limits))
+        planner = Planner(state, new_id=self._new_id, limits=limits_of(snapshot.limits, self._limits))
         inline_bytes = self.settings.inline_value_bytes
         return RunOwner(self, state, planner, snapshot, inline_bytes, is_suspect=is_suspect)
 
@@ -315,7 +320,14 @@ class Worker(AppProcess):
         async def prepare() -> None:
             event = await self._until_readable(
                 lambda: prepare_child(
-                    self._topologies, self.settings, owner.state, execution, call, limits=limits, at=self.now()
+                    self._topologies,
+                    self.settings,
+                    owner.state,
+                    execution,
+                    call,
+                    new_id=self._new_id,
+                    limits=limits,
+                    at=self.now(),
                 )
             )
             faults.reach("worker.child.prepared")

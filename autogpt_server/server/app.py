@@ -12,6 +12,7 @@ from autogpt_server.server import (
     execute,
     graphs,
     openapi,
+    operations,
     pages,
     problems,
     runs,
@@ -46,7 +47,7 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.context = context
     problems.install(app)
     # Routes are tried in this order: what is asked for most comes first.
-    for router in (execute, runs, graphs, blocks, schedules, events, system, pages, websocket):
+    for router in (execute, runs, graphs, blocks, schedules, events, operations, system, pages, websocket):
         app.include_router(router.router)
     openapi.install(app)
     return app

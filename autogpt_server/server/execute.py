@@ -52,7 +52,7 @@ class RunRequest:
     def hash(self) -> str:
         """Two requests are the same if they ask for the same, however their JSON is written."""
         asked = {"input": self.input, "graph_version": self.graph_version, "priority": self.priority}
-        return hashlib.sha256(json.dumps(_sorted(asked)).encode()).hexdigest()
+        return hashlib.sha256(json.canonical(asked).encode()).hexdigest()
 
 
 @router.post(
@@ -154,11 +154,3 @@ async def _answer(
             document["error"] = None if state.error is None else state.error.model_dump()
         headers["Preference-Applied"] = f"wait={wait_s}"
     return Response(json.dumps_bytes(document), media_type="application/json", headers=headers)
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if isinstance(value, list):
-        return [_sorted(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-    return value

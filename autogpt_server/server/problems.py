@@ -17,7 +17,16 @@ from autogpt_server.data.db import DatabaseUnavailable
 from autogpt_server.data.graph import GraphChanged, GraphInUse, GraphNotFound, GraphVersionNotFound
 from autogpt_server.data.intake import GraphTooLarge
 from autogpt_server.data.problems import InvalidContent, Problem
-from autogpt_server.data.runs import IdempotencyConflict, RunNotFound, RunStillActive
+from autogpt_server.data.requests import (
+    AlreadyResolved,
+    NodeExecutionEnded,
+    NotInterrupted,
+    RunEnded,
+    RunEnding,
+    SignalKeyReused,
+    TooManySignals,
+)
+from autogpt_server.data.runs import IdempotencyConflict, NodeExecutionNotFound, RunNotFound, RunStillActive
 from autogpt_server.data.schedule import ScheduleNotFound
 from autogpt_server.execution.topology import MissingBlock
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -96,6 +105,12 @@ class InputTooLarge(RequestError):
     status = 413
 
 
+class SignalTooLarge(RequestError):
+    """The signal's value is larger than a signal may be."""
+
+    status = 413
+
+
 class UnsupportedMediaType(RequestError):
     """The request's body must be JSON: send it with `Content-Type: application/json`."""
 
@@ -161,9 +176,17 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
     GraphNotFound: 404,
     GraphVersionNotFound: 404,
     RunNotFound: 404,
+    NodeExecutionNotFound: 404,
     ScheduleNotFound: 404,
     GraphInUse: 409,
     RunStillActive: 409,
+    RunEnded: 409,
+    RunEnding: 409,
+    NodeExecutionEnded: 409,
+    NotInterrupted: 409,
+    AlreadyResolved: 409,
+    SignalKeyReused: 409,
+    TooManySignals: 409,
     MissingBlock: 409,
     GraphChanged: 412,
     GraphTooLarge: 413,

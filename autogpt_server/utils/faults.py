@@ -23,6 +23,9 @@ def _folder() -> Path | None:
     return Path(named) if named else None
 
 
+_FIRED = ".fired"
+
+
 # Read when the module is imported, unlike settings: it is none, and a point must cost nothing where it is not wanted.
 _FOLDER = _folder()
 
@@ -40,6 +43,8 @@ def _fire(armed: Path) -> bool:
         armed.unlink()
     except FileNotFoundError:  # not armed, or another process was faster
         return False
+    with (armed.parent / _FIRED).open("a", encoding="utf-8") as record:
+        record.write(f"{armed.name} {multiprocessing.current_process().name}\n")
     log.warning("fault %s: %s", armed.name, action)
     match action:
         case "kill":
@@ -58,3 +63,12 @@ def arm(folder: Path, point: str, action: str, process: str = "") -> None:
     partial = folder / f".{point}"
     partial.write_text(f"{action} {process}", encoding="utf-8")
     partial.rename(folder / point)
+
+
+def fired(folder: Path) -> list[tuple[str, str]]:
+    """What has come to pass so far: (point, name of the process)."""
+    try:
+        lines = (folder / _FIRED).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [(point, process) for point, _, process in (line.partition(" ") for line in lines)]

@@ -11,7 +11,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from autogpt_server.utils.errors import AutoGPTServerError
 
-__all__ = ["MAX_DEPTH", "InvalidJSONValue", "JsonValue", "check", "dumps", "dumps_bytes", "loads"]
+__all__ = ["MAX_DEPTH", "InvalidJSONValue", "JsonValue", "canonical", "check", "dumps", "dumps_bytes", "loads"]
 
 MAX_DEPTH = 100
 """How many arrays and objects may contain one another. Deeper text is refused by parsers that others use, too."""
@@ -82,6 +82,11 @@ def loads(text: str | bytes) -> JsonValue:
         if problem is not None:
             raise problem
     return value
+
+
+def canonical(value: Any) -> str:
+    """As `dumps`, with the keys of objects sorted: two values are the same if these texts are."""
+    return stdlib_json.dumps(loads(dumps_bytes(value)), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def check(value: Any) -> None:

@@ -124,7 +124,26 @@ class Flood(_Sample):
             yield "item", "x" * 1000
 
 
-SAMPLES = (Repeat(), Fail(), Stuck(), StuckAsync(), Flood())
+class Touch(_Sample):
+    """Touches the outside, it says."""
+
+    id = "22222222-0000-4000-8000-000000000006"
+    effects = Effects.UNSAFE
+
+    class Input(BlockSchema):
+        pass
+
+    class Output(BlockSchema):
+        item: Any = SchemaField(None)
+
+    input_schema = Input
+    output_schema = Output
+
+    def run(self, input_data: Input, ctx: BlockContext) -> BlockOutput:
+        yield "item", 1
+
+
+SAMPLES = (Repeat(), Fail(), Stuck(), StuckAsync(), Flood(), Touch())
 BLOCKS: Mapping[str, Block] = {**get_blocks(), **{block.id: block for block in SAMPLES}}
 AGENT_INPUT = "c0a8e994-ebf1-4a9c-a4d8-89d09c86741b"
 AGENT_OUTPUT = "363ae599-353e-4804-937e-b2ee3cef3da4"
@@ -141,6 +160,11 @@ def repeat_graph(**defaults: Any) -> dict[str, Any]:
         ],
         "links": [{"source_id": "r", "source_name": "item", "sink_id": "o", "sink_name": "value"}],
     }
+
+
+def touching_graph() -> dict[str, Any]:
+    """A graph of one node that touches the outside."""
+    return {"name": "touch", "nodes": [{"id": "t", "block_id": Touch.id}], "links": []}
 
 
 def named_graph(default: Any = None) -> dict[str, Any]:

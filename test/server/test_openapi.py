@@ -96,6 +96,7 @@ class Served:
         self.ids = {
             "graph_id": graph["id"],
             "run_id": run["id"],
+            "node_exec_id": run["executions"][0]["id"],
             "schedule_id": schedule["id"],
             "block_id": STORE_VALUE,
         }

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, assert_type
@@ -19,7 +19,7 @@ from autogpt_server.utils.rpc.client import ServiceClient
 from autogpt_server.utils.rpc.endpoint import Endpoint
 from autogpt_server.utils.rpc.exposure import NotAServiceError
 from autogpt_server.utils.rpc.handshake import Handshake
-from autogpt_server.utils.rpc.transport import Connection, Listener, Names
+from autogpt_server.utils.rpc.transport import Connection, Hint, Listener, Names
 from autogpt_server.utils.service import (
     CallRefused,
     CallTimeout,
@@ -262,9 +262,15 @@ def test_who_does_not_know_the_secret_is_refused(house: House) -> None:
 def test_an_impostor_on_the_port_of_a_service_gets_no_call(house: House) -> None:
     heard: list[str] = []
 
-    def listen_in(method: str, _payload: bytes, _timeout_s: float) -> bytes:
-        heard.append(method)
-        return b"\x00\x01"
+    class Ear:
+        """Notes whatever it is told."""
+
+        def answer(self, method: str, payload: bytes, timeout_s: float) -> bytes:
+            heard.append(method)
+            return b"\x00\x01"
+
+        def take(self, hints: Sequence[Hint]) -> None:
+            heard.extend(method for method, _ in hints)
 
     class Gullible(Handshake):
         """Lets everybody in, and cannot prove that it knows the secret."""
@@ -272,7 +278,7 @@ def test_an_impostor_on_the_port_of_a_service_gets_no_call(house: House) -> None
         def answer(self, hello: object, target: str) -> bytes:
             return b"trust me"
 
-    impostor = Listener("127.0.0.1", "target", Gullible(b""), listen_in)
+    impostor = Listener("127.0.0.1", "target", Gullible(b""), Ear())
     try:
         with pytest.raises(CallRefused):
             Connection(impostor.uri, Handshake(house.identity.secret), 5)

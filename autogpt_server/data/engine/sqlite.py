@@ -139,7 +139,7 @@ def _set_wal(connection: sqlite3.Connection) -> None:
         raise EngineError(f"the database cannot be used by several processes: its journal mode is {mode!r}, not WAL")
 
 
-def is_busy(error: BaseException) -> bool:
+def is_busy(error: BaseException | None) -> bool:
     """Whether another connection held a lock."""
     code: int = getattr(error, "sqlite_errorcode", 0)  # what Python itself raises has none
     return isinstance(error, sqlite3.OperationalError) and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

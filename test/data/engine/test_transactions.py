@@ -5,11 +5,19 @@ import asyncio
 import sqlite3
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autogpt_server.data.engine import CommitUncertainError, EngineError, get_engine
+from autogpt_server.data.engine import (
+    CommitUncertainError,
+    ConnectionOptions,
+    Connections,
+    EngineClosedError,
+    EngineError,
+    get_engine,
+)
 from autogpt_server.data.engine.sqlite import in_transaction
 from data.engine.conftest import Conformance, Sql
 
@@ -378,6 +386,40 @@ async def test_the_reading_connection_cannot_write(db: Any) -> None:
     with pytest.raises(Exception, match="readonly"):
         await get_engine(db).read(lambda c: c.execute("INSERT INTO Tag VALUES ('a')"))
     assert await names(db) == []
+
+
+async def test_peeking(database: Path) -> None:
+    """It is done on the loop's thread, sees what is committed, cannot write, and does not wait there for a lock."""
+
+    def names(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+        return threading.get_ident(), [name for (name,) in connection.execute("SELECT name FROM Tag ORDER BY name")]
+
+    def add(connection: sqlite3.Connection, name: str) -> None:
+        connection.execute("INSERT INTO Tag VALUES (?)", (name,))
+
+    connections = Connections(ConnectionOptions(database, "NORMAL"))
+    with pytest.raises(EngineClosedError):
+        await connections.peek(names)
+    await connections.open()
+    for name in "ab":
+        await connections.write(lambda c, name=name: add(c, name))
+        assert await connections.peek(names) == (threading.get_ident(), list("ab")[: "ab".index(name) + 1])
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await connections.peek(lambda c: add(c, "c"))
+
+    def busy(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+        if threading.get_ident() == here:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+            raise error
+        return names(connection)
+
+    here = threading.get_ident()
+    where, found = await connections.peek(busy)
+    assert where != here
+    assert found == ["a", "b"]
+    await connections.aclose()
+    assert not database.with_name(f"{database.name}-wal").exists()
 
 
 async def test_reads_are_of_one_moment(db: Any, sql: Sql) -> None:

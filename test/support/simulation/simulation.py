@@ -1,0 +1,382 @@
+"""One seed: a few graphs, a few runs of them, a rough time with everything that can go wrong, then a calm one in which all must come to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import sqlite3
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from autogpt_server.data.block import BlockContext, Effects
+from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, db_time, typed_errors
+from autogpt_server.data.inbox import put_into_inbox
+from autogpt_server.data.run_rows import InboxEntry, InboxKind, NewRun, cancel_of
+from autogpt_server.data.runs import create_run
+from autogpt_server.execution.rows import new_run
+from autogpt_server.execution.start import plan_start, run_limits
+from autogpt_server.utils import json
+from autogpt_server.utils.settings import Settings
+from support.ledger import store_graph
+from support.simulation.blocks import SIGNAL, blocks, check_child, draw_plans
+from support.simulation.disk import Disk, SimulatedConnections
+from support.simulation.machine import Machine, Process
+from support.simulation.server import Clock, ManagerClient, Running, Server
+from support.simulation.watch import Broken, Watch
+
+ROUGH_S = 20.0
+"""How long things go wrong, at most."""
+CALM_S = 900.0
+"""Simulated time after which everything must have ended, once nothing goes wrong any more."""
+MAX_STEPS = 200_000
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What may go wrong in a seed."""
+
+    worker_deaths: int = 0
+    manager_deaths: int = 0
+    stalls: int = 0
+    clock_jumps: int = 0
+    full_disks: int = 0
+    every_steps: int = 200
+    """One of them in about so many steps."""
+
+
+class Failed(AssertionError):
+    """A seed that shows a mistake, with what led there."""
+
+
+@cache
+def _settings() -> Settings:
+    return Settings(
+        database_url="file:/nonexistent/simulated.db", num_graph_workers=2, cancel_grace_s=1.0, max_run_depth=3
+    )
+
+
+@dataclass
+class Simulation:
+    """One seed. The same seed always does the same."""
+
+    seed: int
+    locks_lie: bool = False
+    trace: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+        self.machine = Machine(self.chance)
+        self.clock = Clock(self.machine)
+        self.settings = _settings()
+        self.plans = draw_plans(self.chance)
+        self.library = blocks(self)
+        self.topologies = {plan.id: plan.topology(self.library) for plan in self.plans.values()}
+        self.watch = Watch(self.plans)
+        self.disk = Disk(self.chance, self._committed)
+        for topology in self.topologies.values():
+            store_graph(self.disk.connection, topology)
+        self.watch.attach(self.disk.connection)
+        self._ids = itertools.count()
+        self.server = Server(self)
+        self.trouble = self._draw_trouble()
+        self.is_calm = False
+        self.started: set[str] = set()
+        """Runs that whoever started them was told of."""
+        self._starting = 0
+        self._wrong: Exception | None = None
+
+    def _draw_trouble(self) -> Trouble:
+        chance = self.chance
+        kinds = chance.choice((0, 1, 2, 5))
+        chosen = set(chance.sample(("worker", "manager", "stall", "clock", "full", "commit", "network"), kinds))
+        if "commit" in chosen:
+            self.disk.trouble = chance.choice((0.02, 0.1, 0.3))
+        if "network" in chosen:
+            self.server.network.loss = chance.choice((0.02, 0.1, 0.3))
+        self.disk.slowness_s = chance.choice((0.001, 0.02, 0.5))
+        return Trouble(
+            worker_deaths=chance.randint(1, 6) * ("worker" in chosen),
+            manager_deaths=chance.randint(1, 2) * ("manager" in chosen),
+            stalls=chance.randint(1, 4) * ("stall" in chosen or self.locks_lie),
+            clock_jumps=chance.randint(1, 3) * ("clock" in chosen),
+            full_disks=chance.randint(1, 2) * ("full" in chosen),
+            every_steps=chance.choice((20, 100, 400)),
+        )
+
+    # --- Stage and Surroundings ----------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """Ids that sort by the time at which they were made, as far as clocks go."""
+        return f"{next(self._ids):08}"
+
+    def tell(self, who: Process, what: str) -> None:
+        self.trace.append(f"{self.machine.steps:6} {self.machine.time():9.3f} {who.name:22} {what}")
+
+    @contextmanager
+    def _judging(self) -> Generator[None]:
+        """What is found wrong here ends the seed; whoever performs it might go on from anything that is raised."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again by the next step
+            self._wrong = self._wrong or error
+
+    def reached(self, run_id: str, seq: int) -> None:
+        with self._judging():
+            self._check_reached(run_id, seq)
+
+    def _check_reached(self, run_id: str, seq: int) -> None:
+        (durable,) = self.disk.connection.execute(
+            'SELECT "seq" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
+        ).fetchone()
+        if seq > durable:
+            raise Broken(f"{run_id}: the outside was told of event {seq}, and only {durable} are durable")
+
+    def called(self, ctx: BlockContext, effects: Effects) -> None:
+        self.tell(self.machine.current(), f"called {effects} {ctx.node_id} {ctx.node_exec_id} #{ctx.attempt}")
+        manner = self.plans[ctx.graph_id].manners[ctx.node_id]
+        with self._judging():
+            self.watch.called(ctx, effects)
+            if ctx.is_resumed and manner.waits in self.plans:
+                check_child(ctx.resumed_with, self._status_of)
+
+    def act(self, ctx: BlockContext) -> None:
+        self.tell(self.machine.current(), f"acts   {ctx.node_id} {ctx.node_exec_id} #{ctx.attempt}")
+
+    def die(self) -> None:
+        process = self.machine.current()
+        self.tell(process, "is killed by a block")
+        process.die()
+
+    def _status_of(self, run_id: str) -> str | None:
+        row = self.disk.connection.execute(
+            'SELECT "status" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def _committed(self, connection: sqlite3.Connection) -> None:
+        with self._judging():
+            self._check_commit(connection)
+
+    def _check_commit(self, connection: sqlite3.Connection) -> None:
+        before = dict(self.watch.status)
+        for run_id in self.watch.committed(connection):
+            status = self.watch.status[run_id]
+            worker, epoch, seq = connection.execute(
+                'SELECT "workerId", "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
+            ).fetchone()
+            self.tell(
+                self.machine.current(),
+                f"commit {run_id} epoch {epoch} seq {seq} {before.get(run_id, 'new')} -> {status} ({worker})",
+            )
+            self._check_ownership(run_id, worker)
+
+    def _check_ownership(self, run_id: str, worker_id: str | None) -> None:
+        """Unless locks lie, a run that changes hands was given up by its former owner, or that one is dead (rule D5)."""
+        if self.locks_lie or worker_id is None or self.machine.current().name != worker_id:
+            return
+        others = [
+            running.process
+            for running in self.server.workshop.running
+            if run_id in running.worker.held and running.context.incarnation != worker_id
+        ]
+        if others:
+            raise Broken(f"{run_id} has two owners: {worker_id} and {others}")
+
+    # --- running -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Perform the seed; raises `Failed` with the trace if something is wrong."""
+        with self.machine.running():
+            try:
+                self._run()
+            except Exception as error:
+                lines = "\n".join(self.trace[-200:])
+                raise Failed(
+                    f"seed {self.seed}{' with lying locks' if self.locks_lie else ''}: {error}\n{self._describe()}\n{lines}\n"
+                    f"Repeat it with: SIMULATION_SEED={self.seed} pytest test/simulation -k one_seed"
+                ) from error
+            finally:
+                self.machine.bury()
+
+    def _run(self) -> None:
+        self.server.start()
+        runs = [self.chance.choice(list(self.plans)) for _ in range(self.chance.randint(1, 4))]
+        self._starting = len(runs)
+        for graph_id in runs:
+            self.machine.spawn(self.machine.outside, self._start_run(graph_id))
+        self.machine.spawn(self.machine.outside, self._people())
+        while self.machine.time() < ROUGH_S and not self._is_over():
+            self._step()
+            if self.chance.randrange(self.trouble.every_steps) == 0:
+                self._make_trouble()
+        self._calm_down()
+        deadline = self.machine.time() + CALM_S
+        while not self._is_over():
+            self._step()
+            if self.machine.time() > deadline:
+                raise Broken(f"still not over after {CALM_S:g} s without trouble")
+        self.watch.check_end(self.disk.connection)
+
+    def _step(self) -> None:
+        if not self.machine.step():
+            raise Broken("nothing will ever happen again")
+        if self._wrong is not None:
+            raise self._wrong
+        if self.machine.steps > MAX_STEPS:
+            raise Broken(f"still not over after {MAX_STEPS} steps")
+
+    def _is_over(self) -> bool:
+        return (
+            self._starting == 0
+            and bool(self.watch.status)
+            and all(status in ("COMPLETED", "FAILED", "CANCELED") for status in self.watch.status.values())
+        )
+
+    def _calm_down(self) -> None:
+        self.tell(self.machine.outside, "--- nothing goes wrong from here on ---")
+        self.is_calm = True
+        self.disk.trouble = self.server.network.loss = self.disk.full_until = 0.0
+        for running in list(self.server.workshop.running):
+            running.process.stands_until = 0.0
+        self.server.manager.process.stands_until = 0.0
+
+    # --- what goes wrong -----------------------------------------------------------------------------------------------
+
+    def _make_trouble(self) -> None:
+        chance, trouble = self.chance, self.trouble
+        kinds: dict[str, Callable[[], None]] = {
+            "worker_deaths": self._kill_worker,
+            "manager_deaths": self._kill_manager,
+            "stalls": self._stall,
+            "clock_jumps": self._set_clock,
+            "full_disks": self._fill_disk,
+        }
+        possible = [kind for kind in kinds if getattr(trouble, kind)]
+        if possible:
+            kind = chance.choice(possible)
+            setattr(trouble, kind, getattr(trouble, kind) - 1)
+            kinds[kind]()
+
+    def _any_worker(self) -> Running | None:
+        running = self.server.workshop.running
+        return self.chance.choice(running) if running else None
+
+    def _kill_worker(self) -> None:
+        if (running := self._any_worker()) is not None:
+            self.server.workshop.kill(running, "trouble")
+
+    def _kill_manager(self) -> None:
+        if self.server.manager.process.is_alive:
+            self.server.kill_manager()
+
+    def _stall(self) -> None:
+        """A process stands still for a while. If locks lie it is taken for dead meanwhile, and wakes up as its own ghost."""
+        running = self._any_worker()
+        if running is None:
+            return
+        running.process.stands_until = self.machine.time() + self.chance.choice((0.1, 3.0, 8.0))
+        self.tell(running.process, f"stands still until {running.process.stands_until:.3f}")
+        if self.locks_lie and self.chance.random() < 0.8:
+            self.tell(running.process, "is taken for dead")
+            self.server.workshop.report_end(running)
+
+    def _set_clock(self) -> None:
+        self.clock.offset_s += self.chance.choice((-3600.0, -5.0, 5.0, 60.0))
+        self.tell(self.machine.outside, f"the clock is set to {self.clock.now()}")
+
+    def _fill_disk(self) -> None:
+        self.disk.full_until = self.machine.time() + self.chance.choice((0.5, 3.0))
+        self.tell(self.machine.outside, f"the disk is full until {self.disk.full_until:.3f}")
+
+    # --- people --------------------------------------------------------------------------------------------------------
+
+    async def _patiently(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Do something until the database takes it."""
+        while True:
+            try:
+                with typed_errors():
+                    await work()
+            except (DatabaseUnavailable, CommitUncertain):
+                await asyncio.sleep(0.3)
+            else:
+                return
+
+    async def _start_run(self, graph_id: str) -> None:
+        await asyncio.sleep(self.chance.random() * 2)
+        db, run_id = Database(SimulatedConnections(self.disk)), self.new_id()
+        now = self.clock.now()
+        limits = run_limits(self.settings)
+        state = plan_start(self.topologies[graph_id], run_id, {}, new_id=self.new_id, limits=limits, at=now)
+        row: NewRun = new_run(state, {}, created_at=now, inline_value_bytes=self.settings.inline_value_bytes)
+        await self._patiently(lambda: create_run(db, row))
+        if self._status_of(run_id) is None:
+            raise Broken(f"{run_id} was said to be there, and is not")
+        self.started.add(run_id)
+        self._starting -= 1
+        await ManagerClient(self.server.network).run_waits(run_id)
+
+    async def _people(self) -> None:
+        """They look from time to time, and decide, signal and cancel: sometimes twice, sometimes what makes no sense."""
+        db, client, chance = Database(SimulatedConnections(self.disk)), ManagerClient(self.server.network), self.chance
+        impatience = chance.choice((0.0, 0.0, 0.02))
+        while True:
+            await asyncio.sleep(1.0 + chance.random() * 4)
+            entries: list[InboxEntry] = []
+            for run_id, execution_id, status, waits_for in self.disk.connection.execute(
+                'SELECT "agentGraphExecutionId", "id", "status", "waitsFor" FROM "AgentNodeExecution" WHERE "endedAt" IS NULL'
+            ).fetchall():
+                if status == "INTERRUPTED" and (self.is_calm or chance.random() < 0.3):
+                    entries += [_decision(run_id, execution_id, chance)] * chance.choice((1, 1, 2))
+                elif (waits_for is not None and chance.random() < 0.5) or chance.random() < 0.02:
+                    entries += [_signal(run_id, execution_id, chance)] * chance.choice((1, 1, 2))
+                if chance.random() < impatience:
+                    entries.append(cancel_of(run_id, reason="Enough."))
+            for entry in entries:
+                await self._patiently(lambda entry=entry: self._put(db, entry))
+                self.tell(
+                    self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}"
+                )
+                await client.run_waits(entry.run_id)
+
+    async def _put(self, db: Database, entry: InboxEntry) -> None:
+        at = db_time(self.clock.now()) or ""
+        await db.write(lambda connection: put_into_inbox(connection, entry, at=at))
+
+    # --- to be read ----------------------------------------------------------------------------------------------------
+
+    def _describe(self) -> str:
+        lines: list[str] = []
+        for plan in self.plans.values():
+            lines.append(f"graph {plan.id}: {'; '.join(plan.spec.text().splitlines())}")
+            lines += [f"  {name}: {manner}" for name, manner in plan.manners.items()]
+        for row in self.disk.connection.execute(
+            'SELECT "id", "agentGraphId", "status", "reason", "epoch", "seq", "workerId", "takeovers", "closing", "errorCode", "wakeAt", "inboxLast", "inboxDone" '
+            'FROM "AgentGraphExecution"'
+        ):
+            lines.append(f"run {row}")
+            lines += [
+                f"  {execution}"
+                for execution in self.disk.connection.execute(
+                    'SELECT "id", "agentNodeId", "status", "ordinal", "attempt", "errorCode", "notBefore", "waitsFor", "childRunId" '
+                    'FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "endedAt" IS NULL',
+                    (row[0],),
+                )
+            ]
+        return "\n".join(lines)
+
+
+def _decision(run_id: str, execution_id: str, chance: random.Random) -> InboxEntry:
+    action = chance.choice(("retry", "retry", "skip", "fail"))
+    return InboxEntry(run_id, InboxKind.RESOLVE, execution_id, None, json.dumps({"action": action}))
+
+
+def _signal(run_id: str, execution_id: str, chance: random.Random) -> InboxEntry:
+    name = SIGNAL if chance.random() < 0.8 else "other"
+    key = None if chance.random() < 0.5 else "key"
+    return InboxEntry(
+        run_id, InboxKind.SIGNAL, execution_id, key, json.dumps({"name": name, "value": chance.randint(0, 9)})
+    )
