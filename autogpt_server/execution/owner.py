@@ -264,7 +264,12 @@ class RunOwner:
             self._workshop.stuck(attempt)
 
     def check_time(self, now: datetime) -> None:
-        """End the run if it has taken too long, though nothing happens in it."""
+        """End the run if it has taken too long, though nothing happens in it; and wake up what is due though no alarm has told.
+
+        The clock may have been set, or the machine have slept, since the alarm was set.
+        """
+        if self._alarm_at is not None and self._alarm_at <= now:
+            self._wake_up()
         failure = self._planner.overdue(now)
         if failure is not None:
             self.apply(Close(now, RunStatus.FAILED, failure))
@@ -384,6 +389,9 @@ class RunOwner:
             self._alarm = self._workshop.call_later(min(max(0.0, delay_s), _LONGEST_ALARM_S), self._wake_up)
 
     def _wake_up(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         self._alarm_at = None
         wake_at, now = self.state.wake_at(), self._workshop.now()
         if wake_at is not None and wake_at <= now:
