@@ -239,8 +239,7 @@ class SimulatedWorker(Worker):
 
     def launch(self, attempt: Attempt) -> None:
         self._stage.tell(
-            self._stage.machine.current(),
-            f"launch {attempt.execution.node.id} {attempt.execution.id} #{attempt.number}",
+            self._stage.machine.current(), f"launch {attempt.execution.node.id} {attempt.execution.id} #{attempt.number}"
         )
         super().launch(attempt)
 

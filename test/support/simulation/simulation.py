@@ -337,9 +337,7 @@ class Simulation:
                     entries.append(cancel_of(run_id, reason="Enough."))
             for entry in entries:
                 await self._patiently(lambda entry=entry: self._put(db, entry))
-                self.tell(
-                    self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}"
-                )
+                self.tell(self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}")
                 await client.run_waits(entry.run_id)
 
     async def _put(self, db: Database, entry: InboxEntry) -> None:
