@@ -87,6 +87,9 @@ class Simulation:
         self.started: set[str] = set()
         """Runs that whoever started them was told of."""
         self._starting = 0
+        self._owner_of: dict[str, str] = {}
+        """Run -> the worker that made the latest commit of it."""
+        self._latest_offset_s = 0.0
         self._wrong: Exception | None = None
 
     def _draw_trouble(self) -> Trouble:
@@ -175,16 +178,18 @@ class Simulation:
             self._check_ownership(run_id, worker)
 
     def _check_ownership(self, run_id: str, worker_id: str | None) -> None:
-        """Unless locks lie, a run that changes hands was given up by its former owner, or that one is dead (rule D5)."""
-        if self.locks_lie or worker_id is None or self.machine.current().name != worker_id:
+        """Unless locks lie, a run changes hands only when its owner has given it up or is dead (rule D5).
+
+        Its owner is who is on record: one that has not committed anything yet has a claim to nothing.
+        """
+        former = self._owner_of.get(run_id)
+        if worker_id is not None:
+            self._owner_of[run_id] = worker_id
+        if former is None or worker_id is None or former == worker_id or self.locks_lie:
             return
-        others = [
-            running.process
-            for running in self.server.workshop.running
-            if run_id in running.worker.held and running.context.incarnation != worker_id
-        ]
-        if others:
-            raise Broken(f"{run_id} has two owners: {worker_id} and {others}")
+        running = self.server.workshop.find(former)
+        if running is not None and run_id in running.worker.held:
+            raise Broken(f"{worker_id} has taken {run_id} from {former}, which lives and performs it")
 
     # --- running -------------------------------------------------------------------------------------------------------
 
@@ -239,6 +244,8 @@ class Simulation:
     def _calm_down(self) -> None:
         self.tell(self.machine.outside, "--- nothing goes wrong from here on ---")
         self.is_calm = True
+        # What waits for a time waits for that of the clock: set back, it takes longer.
+        self.clock.offset_s = self._latest_offset_s
         self.disk.trouble = self.server.network.loss = self.disk.full_until = 0.0
         for running in list(self.server.workshop.running):
             running.process.stands_until = 0.0
@@ -286,6 +293,7 @@ class Simulation:
 
     def _set_clock(self) -> None:
         self.clock.offset_s += self.chance.choice((-3600.0, -5.0, 5.0, 60.0))
+        self._latest_offset_s = max(self._latest_offset_s, self.clock.offset_s)
         self.tell(self.machine.outside, f"the clock is set to {self.clock.now()}")
 
     def _fill_disk(self) -> None:
@@ -337,7 +345,9 @@ class Simulation:
                     entries.append(cancel_of(run_id, reason="Enough."))
             for entry in entries:
                 await self._patiently(lambda entry=entry: self._put(db, entry))
-                self.tell(self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}")
+                self.tell(
+                    self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}"
+                )
                 await client.run_waits(entry.run_id)
 
     async def _put(self, db: Database, entry: InboxEntry) -> None:

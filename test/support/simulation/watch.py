@@ -48,7 +48,7 @@ _NEVER = {
             "a run was changed without an event",
         ),
         ("UPDATE", 'NEW."inboxDone" < OLD."inboxDone" OR NEW."inboxDone" > NEW."inboxLast"', "the inbox went back"),
-        ("UPDATE", '(NEW."endedAt" IS NULL) <> (NEW."status" IN (\'QUEUED\', \'RUNNING\', \'WAITING\'))', "endedAt"),
+        ("UPDATE", "(NEW.\"endedAt\" IS NULL) <> (NEW.\"status\" IN ('QUEUED', 'RUNNING', 'WAITING'))", "endedAt"),
         ("DELETE", "1", "a run was deleted"),
     ],
     _EXECUTION: [
@@ -60,7 +60,11 @@ _NEVER = {
             'NEW."agentNodeId" <> OLD."agentNodeId" OR NEW."agentGraphExecutionId" <> OLD."agentGraphExecutionId"',
             "it moved to another node or run",
         ),
-        ("UPDATE", '(NEW."endedAt" IS NULL) = (NEW."status" IN (\'COMPLETED\', \'FAILED\', \'CANCELED\', \'SKIPPED\'))', "endedAt"),
+        (
+            "UPDATE",
+            "(NEW.\"endedAt\" IS NULL) = (NEW.\"status\" IN ('COMPLETED', 'FAILED', 'CANCELED', 'SKIPPED'))",
+            "endedAt",
+        ),
         ("DELETE", "1", "an execution was deleted"),
     ],
     _VALUE: [
@@ -70,7 +74,11 @@ _NEVER = {
             'OLD."role" <> \'output\' OR NEW."name" <> OLD."name" OR NEW."data" IS NOT OLD."data" OR NEW."seq" IS NOT OLD."seq"',
             "a value was changed",
         ),
-        ("DELETE", 'OLD."role" <> \'output\' OR OLD."releasedSeq" IS NOT NULL', "a value that had travelled was deleted"),
+        (
+            "DELETE",
+            'OLD."role" <> \'output\' OR OLD."releasedSeq" IS NOT NULL',
+            "a value that had travelled was deleted",
+        ),
     ],
     _INBOX: [("UPDATE", "1", "an inbox entry was changed"), ("DELETE", "1", "an inbox entry was deleted")],
     "AgentNodeExecutionAttempt": [("UPDATE", "1", "an attempt was changed"), ("DELETE", "1", "an attempt was deleted")],
@@ -116,8 +124,8 @@ class Watch:
             run = 'NEW."id"' if table == _RUN else 'NEW."agentGraphExecutionId"'
             connection.execute(
                 f'CREATE TEMP TRIGGER status_{table} AFTER UPDATE ON main."{table}" WHEN NEW."status" <> OLD."status" AND NOT EXISTS '
-                f"(SELECT 1 FROM later WHERE kind = '{table}' AND old = OLD.\"status\" AND new = NEW.\"status\") "
-                f"BEGIN INSERT INTO wrong VALUES ('{table} status', NEW.\"id\", OLD.\"status\", NEW.\"status\"); END"
+                f'(SELECT 1 FROM later WHERE kind = \'{table}\' AND old = OLD."status" AND new = NEW."status") '
+                f'BEGIN INSERT INTO wrong VALUES (\'{table} status\', NEW."id", OLD."status", NEW."status"); END'
             )
             for event in ("UPDATE", "INSERT"):
                 connection.execute(
@@ -146,18 +154,21 @@ class Watch:
         return touched
 
     def _check_run(self, connection: sqlite3.Connection, run_id: str) -> None:
-        status, reason, stats_text, closing, inbox_last, inbox_done, worker, wake_at, error_code, error = connection.execute(
-            'SELECT "status", "reason", "stats", "closing", "inboxLast", "inboxDone", "workerId", "wakeAt", "errorCode", "errorMessage" '
-            'FROM "AgentGraphExecution" WHERE "id" = ?',
-            (run_id,),
-        ).fetchone()
+        status, reason, stats_text, closing, inbox_last, inbox_done, worker, wake_at, error_code, error = (
+            connection.execute(
+                'SELECT "status", "reason", "stats", "closing", "inboxLast", "inboxDone", "workerId", "wakeAt", "errorCode", "errorMessage" '
+                'FROM "AgentGraphExecution" WHERE "id" = ?',
+                (run_id,),
+            ).fetchone()
+        )
         self.status[run_id] = status
         if error_code == "internal_error":
             raise Broken(f"{run_id}: {error}")
         counts = Counter(
             dict(
                 connection.execute(
-                    'SELECT "status", count(*) FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? GROUP BY 1', (run_id,)
+                    'SELECT "status", count(*) FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? GROUP BY 1',
+                    (run_id,),
                 ).fetchall()
             )
         )
@@ -188,7 +199,11 @@ class Watch:
 
     @staticmethod
     def _check_waiting(
-        connection: sqlite3.Connection, run_id: str, active: Mapping[str, int], reason: str | None, wake_at: str | int | None
+        connection: sqlite3.Connection,
+        run_id: str,
+        active: Mapping[str, int],
+        reason: str | None,
+        wake_at: str | int | None,
     ) -> None:
         """What waits has something to wait for, and the run says what."""
         if not reason:
@@ -209,7 +224,11 @@ class Watch:
         # What is due at once is stored as a number.
         if times and (wake_at is None or (isinstance(wake_at, str) and wake_at > min(times))):
             raise Broken(f"{run_id} waits until {wake_at}, though something is due at {min(times)}")
-        words = {"INTERRUPTED": "interrupted", "WAITING": "wait for a time, a signal or a child", "QUEUED": "before they are tried again"}
+        words = {
+            "INTERRUPTED": "interrupted",
+            "WAITING": "wait for a time, a signal or a child",
+            "QUEUED": "before they are tried again",
+        }
         for status, number in active.items():
             if words[status] not in reason or str(number) not in reason:
                 raise Broken(f"{run_id} says {reason!r} and has {active}")
