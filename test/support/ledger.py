@@ -49,7 +49,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def store_graph(connection: sqlite3.Connection, topology: Topology) -> None:
-    """The rows that runs of this graph refer to."""
+    """The rows that runs of this graph refer to. Nodes of later versions have a ' behind the name that they share with the first one's."""
     connection.execute(
         'INSERT INTO "AgentGraph" ("id", "version") VALUES (?, ?)', (topology.graph_id, topology.version)
     )
@@ -59,16 +59,17 @@ def store_graph(connection: sqlite3.Connection, topology: Topology) -> None:
             (node.block.id, node.block.name),
         )
         connection.execute(
-            'INSERT INTO "AgentNode" ("id", "agentGraphId", "agentGraphVersion", "agentBlockId", "position", "key", "constantInput") '
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            'INSERT INTO "AgentNode" ("id", "agentGraphId", "agentGraphVersion", "agentBlockId", "position", "key", "constantInput", "metadata") '
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 node.id,
                 topology.graph_id,
                 topology.version,
                 node.block.id,
                 node.index,
-                node.id,
+                node.id.rstrip("'"),
                 json.dumps(dict(node.defaults)),
+                node.settings.model_dump_json(exclude_unset=True),
             ),
         )
 

@@ -178,7 +178,7 @@ def check_counters(state: RunState) -> None:
     assert state.moving == statuses[NodeStatus.QUEUED] + statuses[NodeStatus.RUNNING]
     assert state.stats.incomplete == statuses[NodeStatus.INCOMPLETE]
     stats = state.stats
-    assert stats.executions == len(state.live) + stats.completed + stats.failed + stats.canceled
+    assert stats.executions == len(state.live) + stats.completed + stats.failed + stats.canceled + stats.skipped
     assert stats.unhandled == len(state.unhandled)
     assert state.status.is_terminal == (state.active == 0)
     if state.status.is_terminal and state.closing is None:

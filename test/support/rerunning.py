@@ -1,0 +1,103 @@
+"""Re-runs in tests of the planner: written to a database and read back, as the server and a worker do it.
+
+A repaired version of a graph is written like any other graph; its nodes are the same as those of that name before, and are called `A'`, `B'`, ...
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection
+from typing import Any
+
+from autogpt_server.data.execution import insert_run
+from autogpt_server.data.former import load_former_run, load_nodes, load_outcomes
+from autogpt_server.data.models import Graph
+from autogpt_server.data.pins import parse_parts, pick
+from autogpt_server.data.run_rows import NewRun
+from autogpt_server.execution.flow import RunLimits
+from autogpt_server.execution.rerun import choose_nodes, plan_rerun
+from autogpt_server.execution.topology import Topology, build_topology
+from autogpt_server.utils import json
+from support.ledger import INLINE_BYTES
+from support.planning import BLOCKS, EPOCH, LIMITS, numbered_ids, parse_graph
+
+
+def repaired(text: str) -> Topology:
+    """The second version of a graph."""
+    graph = parse_graph(text)
+    nodes = [node.model_copy(update={"id": f"{node.id}'"}) for node in graph.nodes]
+    links = [
+        link.model_copy(update={"source_id": f"{link.source_id}'", "sink_id": f"{link.sink_id}'"})
+        for link in graph.links
+    ]
+    return build_topology(Graph(id=graph.id, version=2, nodes=nodes, links=links), BLOCKS)
+
+
+def rerun(
+    connection: sqlite3.Connection,
+    topology: Topology,
+    chosen: Collection[str],
+    *,
+    former_id: str = "run",
+    run_id: str = "rerun",
+    limits: RunLimits = LIMITS,
+    new_id: Callable[[], str] | None = None,
+) -> NewRun:
+    """Plan a re-run and write it."""
+    former = load_former_run(connection, former_id)
+    nodes = load_nodes(connection, topology.graph_id, topology.version)
+    scope = choose_nodes(topology, nodes, former, chosen)
+    run = plan_rerun(
+        scope,
+        former,
+        load_outcomes(connection, former_id, scope.kept, scope.sent),
+        run_id,
+        new_id=new_id or numbered_ids(f"{run_id}-"),
+        limits=limits,
+        at=EPOCH,
+        inline_value_bytes=INLINE_BYTES,
+    )
+    connection.execute("BEGIN IMMEDIATE")
+    insert_run(connection, run)
+    connection.execute("COMMIT")
+    return run
+
+
+def written(connection: sqlite3.Connection, run_id: str) -> list[str]:
+    """The run's executions as lines of text, by node and number; `kept` marks those that were taken over."""
+    rows = connection.execute(
+        'SELECT e."id", e."agentNodeId", e."ordinal", e."status", e."replayOfId" IS NOT NULL, e."mixedOrigin", e."errorCode" '
+        'FROM "AgentNodeExecution" e JOIN "AgentNode" n ON n."id" = e."agentNodeId" WHERE e."agentGraphExecutionId" = ? '
+        'ORDER BY n."position", e."ordinal" IS NULL, e."ordinal", e."id"',
+        (run_id,),
+    ).fetchall()
+    lines: list[str] = []
+    for execution_id, node, ordinal, status, is_kept, is_mixed, error_code in rows:
+        words = [f"{node}{'?' if ordinal is None else ordinal}", *["kept"] * is_kept, status, *["mixed"] * is_mixed]
+        words += [error_code] if error_code else []
+        words += [f"{slot}={json.dumps(value)}" for slot, value in sorted(_inputs(connection, execution_id).items())]
+        lines.append(" ".join(words))
+    return lines
+
+
+def outputs(connection: sqlite3.Connection, run_id: str, node: str) -> list[tuple[str, Any]]:
+    """What the executions of a node have yielded."""
+    rows = connection.execute(
+        'SELECT o."name", coalesce(o."data", big."data") FROM "AgentNodeExecution" e JOIN "AgentNodeExecutionInputOutput" o '
+        'ON o."agentNodeExecutionId" = e."id" AND o."role" = \'output\' LEFT JOIN "AgentValue" big ON big."hash" = o."valueHash" '
+        'WHERE e."agentGraphExecutionId" = ? AND e."agentNodeId" = ? ORDER BY e."ordinal", o."ordinal"',
+        (run_id, node),
+    )
+    return [(pin, json.loads(text)) for pin, text in rows]
+
+
+def _inputs(connection: sqlite3.Connection, execution_id: str) -> dict[str, Any]:
+    rows = connection.execute(
+        'SELECT v."name", v."sourcePart", coalesce(v."data", big."data", s."data", sbig."data") FROM "AgentNodeExecutionInputOutput" v '
+        'LEFT JOIN "AgentValue" big ON big."hash" = v."valueHash" '
+        'LEFT JOIN "AgentNodeExecutionInputOutput" s ON s."agentNodeExecutionId" = v."sourceExecutionId" AND s."role" = \'output\' '
+        'AND s."ordinal" = v."sourceOrdinal" LEFT JOIN "AgentValue" sbig ON sbig."hash" = s."valueHash" '
+        'WHERE v."agentNodeExecutionId" = ? AND v."role" = \'input\'',
+        (execution_id,),
+    )
+    return {slot: pick(json.loads(text), parse_parts(part)) if part else json.loads(text) for slot, part, text in rows}
