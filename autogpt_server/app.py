@@ -123,7 +123,7 @@ class _App:
         self._settings = settings
         self._instance = instance
         self._incarnation = incarnation
-        self._names = _Names(settings, instance.identity())
+        self._names = _Names(settings, instance.identity(), self._write_status)
         self._is_draining = False
         self._signal: signal.Signals | None = None
         self._signal_at = 0.0
@@ -133,6 +133,7 @@ class _App:
         self._width = max((len(spec.name) for spec in specs), default=0)
         self._ready: set[str] = set()
         self._gave_up: ProcessEvent | None = None
+        self._unwritten: ServerStatus | None = None
         self._supervisor = Supervisor(
             specs,
             on_event=self._on_event,
@@ -204,24 +205,38 @@ class _App:
             _say(f"autogpt_server is ready: {self._settings.api_url} (how to use it: {self._settings.api_url}/docs)")
         phase = "draining" if self._is_draining else "ready" if self._announced else "starting"
         services = tuple(ServiceStatus(p.name, p.state, p.pid, p.detail, p.restarts) for p in processes)
-        self._instance.write_status(
-            ServerStatus(
-                incarnation=self._incarnation,
-                phase=phase,
-                pid=os.getpid(),
-                url=self._settings.api_url,
-                log_file=str(self._settings.log_file),
-                started_at=self._started_at,
-                services=services,
-            )
+        self._unwritten = ServerStatus(
+            incarnation=self._incarnation,
+            phase=phase,
+            pid=os.getpid(),
+            url=self._settings.api_url,
+            log_file=str(self._settings.log_file),
+            started_at=self._started_at,
+            services=services,
         )
+        self._write_status()
+
+    def _write_status(self) -> None:
+        """Write down how things are, unless that was done. A disk that is full must not end the server: it is tried again in a moment."""
+        status = self._unwritten
+        if status is None:
+            return
+        try:
+            self._instance.write_status(status)
+        except OSError as error:
+            log.error("status not written, trying again: %s", error)  # noqa: TRY400 - the message says it all
+        else:
+            if self._unwritten is status:
+                self._unwritten = None
 
 
 class _Names:
     """The name server, opened anew if its thread should end, and other chores of the supervisor's process."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, chore: Callable[[], None]) -> None:
+        """`chore`: done again and again, too."""
         self._settings = settings
+        self._chore = chore
         self._secret = identity.secret
         self._server: NameServer | None = None
         self._closed = threading.Event()
@@ -241,6 +256,7 @@ class _Names:
 
     def _keep_open(self) -> None:
         while not self._closed.wait(_HOUSEKEEPING_S):
+            self._chore()
             rotate(self._settings.log_file, self._settings.log_max_bytes)
             if self._server is not None and not self._server.is_alive:
                 log.error("name server ended; opening it again")

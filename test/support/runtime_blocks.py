@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import resource
+import signal
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from autogpt_server.data.block import (
@@ -33,7 +36,7 @@ MODULE = __name__
 class _Script(Block):
     """Performs the steps it is given: `["yield", value]`, `["act", key]` (to the outside world), `["fail", message]`, `["sleep", seconds]`.
 
-    `{key}` in a key is the idempotency key of the execution. `["fail until", attempt]` fails up to that attempt, `["not started"]` and `["unknown"]`
+    `{key}` in a key is the idempotency key of the execution, `{attempt}` the number of the attempt. `["fail until", attempt]` fails up to that attempt, `["not started"]` and `["unknown"]`
     as a block that knows so much about its effect. `["wait", {"signal": name, "s": seconds}]` and `["call", graph id, input]` suspend the block; called again it
     goes on behind that step, and first yields what it is called again with.
     """
@@ -65,6 +68,10 @@ def _remaining(steps: list[list[Any]], ctx: BlockContext) -> list[list[Any]]:
     return [["yield", asdict(value) if isinstance(value, ChildResult) else value], *steps[waits + 1 :]]
 
 
+def _key(template: Any, ctx: BlockContext) -> str:
+    return str(template).replace("{key}", ctx.idempotency_key).replace("{attempt}", str(ctx.attempt))
+
+
 def _raise(step: str, arguments: list[Any], ctx: BlockContext) -> None:
     match step:
         case "fail until":
@@ -94,7 +101,7 @@ class ScriptBlock(_Script):
                 case "yield":
                     yield "out", arguments[0] if arguments else input_data.item
                 case "act":
-                    act(input_data.url, str(arguments[0]).replace("{key}", ctx.idempotency_key))
+                    act(input_data.url, _key(arguments[0], ctx))
                 case "sleep":
                     time.sleep(arguments[0])
                 case _:
@@ -111,12 +118,32 @@ class AsyncScriptBlock(_Script):
                 case "yield":
                     yield "out", arguments[0] if arguments else input_data.item
                 case "act":
-                    key = str(arguments[0]).replace("{key}", ctx.idempotency_key)
-                    await asyncio.to_thread(act, input_data.url, key)
+                    await asyncio.to_thread(act, input_data.url, _key(arguments[0], ctx))
                 case "sleep":
                     await asyncio.sleep(arguments[0])
                 case _:
                     _raise(step, arguments, ctx)
+
+
+class JoinBlock(Block):
+    id = "7c0a3c4e-0007-4f6a-9a43-111111111111"
+    description = "Yields the two values it is given as a pair."
+    effects = Effects.PURE
+
+    class Input(BlockSchema):
+        left: Any = SchemaField(description="One value.")
+        right: Any = SchemaField(description="Another value.")
+
+    class Output(OutputSchema):
+        out: Any = SchemaField(None, description="Both.")
+
+    input_schema = Input
+    output_schema = Output
+    test_input = {"left": 1, "right": 2}
+    test_output = [("out", [1, 2])]
+
+    def run(self, input_data: Input, ctx: BlockContext) -> Iterator[tuple[str, JsonValue]]:
+        yield "out", [input_data.left, input_data.right]
 
 
 class ManyBlock(Block):
@@ -241,11 +268,28 @@ class MisbehavingBlock(Block):
                 yield "out", 1
             case "kill the process":
                 os._exit(1)
+            case "take all memory":
+                _take_all_memory()
+            case "ask for too much memory":
+                yield "out", len(bytearray(1 << 60))
             case "never return":
                 while True:
                     time.sleep(3600)
             case other:
                 raise AssertionError(other)
+
+
+def _take_all_memory() -> None:
+    """Grow until the system does what it does then, here at a limit that the machine can bear: it kills the process."""
+    own = resource.getpagesize() * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (own + 200_000_000, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    taken: list[bytearray] = []
+    try:
+        while True:
+            taken.append(bytearray(10_000_000))
+    except MemoryError:
+        time.sleep(0.05)  # meanwhile everybody else in this process finds none
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class AsyncMisbehavingBlock(Block):
