@@ -110,6 +110,10 @@ class Attempt:
         self.is_stopped = True
         self.gate.wake()
         if self.task is not None:
+            self.task.get_loop().call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.task is not None:
             self.task.cancel()
 
 

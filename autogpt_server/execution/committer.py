@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Protocol
 
 from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, typed_errors
 from autogpt_server.data.execution import commit, committed_seq
 from autogpt_server.data.run_rows import CommitOutcome, CommitResult, RunCommit
+from autogpt_server.execution.turns import Alone, Planning
 from autogpt_server.utils import faults
 from autogpt_server.utils.logging import get_logger
 
@@ -23,6 +25,12 @@ LINGER_S = 0.005
 """How long changes that nobody waits for may gather."""
 RETRY_S = 1.0
 """Pause after the database refused a whole transaction (disk full, I/O error)."""
+
+
+class _Urgency(IntEnum):
+    NONE = 0
+    SOON = 1
+    NOW = 2
 
 
 class Source(Protocol):
@@ -50,15 +58,23 @@ class Committer:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._planning: Planning = Alone()
+        self._urgency = _Urgency.NONE
         self._lingering: asyncio.TimerHandle | None = None
 
     def changed(self, source: Source, *, at_once: bool = True) -> None:
-        """The source has changes, which somebody waits for or not. Called on the loop."""
+        """The source has changes, which somebody waits for or not. Called in turn, from any thread."""
         self._dirty[source] = None
         self._idle.clear()
-        if at_once:
-            self._wake.set()
-        elif self._lingering is None:
+        if at_once and self._urgency < _Urgency.NOW:
+            self._urgency = _Urgency.NOW
+            self._planning.soon(self._wake.set)
+        elif self._urgency is _Urgency.NONE:
+            self._urgency = _Urgency.SOON
+            self._planning.soon(self._linger)
+
+    def _linger(self) -> None:
+        if self._lingering is None:
             self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._wake.set)
 
     async def flush(self) -> None:
@@ -66,24 +82,29 @@ class Committer:
         self._wake.set()
         await self._idle.wait()
 
-    async def run(self) -> None:
-        """Write until canceled."""
+    async def run(self, planning: Planning | None = None) -> None:
+        """Write until canceled. `planning`: how to keep out of the way of others, if there are any."""
+        self._planning = planning or self._planning
         while True:
             await self._wake.wait()
             self._wake.clear()
             if self._lingering is not None:
                 self._lingering.cancel()
                 self._lingering = None
-            dirty, self._dirty = self._dirty, {}
-            cuts = [(source, entry) for source in dirty if (entry := _cut(source)) is not None]
+            with self._planning.mine():
+                self._urgency = _Urgency.NONE
+                dirty, self._dirty = self._dirty, {}
+                cuts = [(source, entry) for source in dirty if (entry := _cut(source)) is not None]
             if cuts:
                 faults.reach("committer.write.before")
                 results = await self._write([entry for _, entry in cuts])
                 faults.reach("committer.write.after")
-                for (source, entry), result in zip(cuts, results, strict=True):
-                    _tell(source, entry, result)
-            if not self._dirty:
-                self._idle.set()
+                with self._planning.mine():
+                    for (source, entry), result in zip(cuts, results, strict=True):
+                        _tell(source, entry, result)
+            with self._planning.mine():
+                if not self._dirty:
+                    self._idle.set()
 
     async def _write(self, batch: Sequence[RunCommit]) -> list[CommitResult]:
         """Write a batch, however often it takes: what was cut must not be lost while this worker owns its runs."""

@@ -31,7 +31,7 @@ class Passer(Protocol):
 class Gate:
     """Counts the values of one run that are not durable yet, and makes those who yield more wait.
 
-    Nodes that send values to others which cannot keep up are paused. Blocks count and wait from their threads or on the loop; everything else is called on the loop.
+    Nodes that send values to others which cannot keep up are paused. Everything here may be called from any thread.
     """
 
     def __init__(self, allowance: Allowance | None = None) -> None:
@@ -87,8 +87,10 @@ class Gate:
                     paused = True
                     note_pause(True)
                 waiter = asyncio.get_running_loop().create_future()
-                self._waiters.append(waiter)
-                await waiter
+                with self._changed:
+                    self._waiters.append(waiter)
+                if not self.is_open or self.is_paused(attempt):  # looked at again, for it may just have changed
+                    await waiter
         finally:
             if paused:
                 note_pause(False)
@@ -97,10 +99,9 @@ class Gate:
         """Have those who wait look again."""
         with self._changed:
             self._changed.notify_all()
-        waiters, self._waiters = self._waiters, []
+            waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            waiter.get_loop().call_soon_threadsafe(_let_go, waiter)
 
     def is_paused(self, attempt: Passer) -> bool:
         """Whether the attempt's node has to wait."""
@@ -110,3 +111,8 @@ class Gate:
     def is_open(self) -> bool:
         """Whether there is room for one more value."""
         return self._events < self._allowance.events and self._bytes < self._allowance.bytes
+
+
+def _let_go(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -43,6 +43,8 @@ WORKER_RESTARTS = RestartPolicy(max_delay_s=2.0, give_up_after=1_000_000_000)
 """Workers are started again for ever: one run that kills its worker must not end the server for all others."""
 MAX_SOLO_WORKERS = 2
 """Workers, besides the others, that each perform one run which has killed its owners (rule D3b)."""
+_FEW_RUNS = 16
+"""So many are looked at without another thread."""
 _SHORTEST_PAUSE_S = 0.01
 _WORKER = "autogpt_server.execution.worker:Worker"
 
@@ -261,9 +263,8 @@ class ExecutionManager(ManagerInterface, AppService):
             try:
                 with typed_errors():
                     now = db_time(self._now()) or ""
-                    runs = await db.read(
-                        lambda connection, ids=hinted, at=now: waiting_runs_of(connection, ids, now=at)
-                    )
+                    look = db.peek if len(hinted) <= _FEW_RUNS else db.read
+                    runs = await look(lambda connection, ids=hinted, at=now: waiting_runs_of(connection, ids, now=at))
             except DatabaseUnavailable as error:
                 log.warning("hints lost, the next sweep finds the runs", error=str(error))
             else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from autogpt_server.execution.start import run_limits
 from autogpt_server.execution.state import Execution, Failure
 from autogpt_server.execution.threads import BlockThreads
 from autogpt_server.execution.topologies import Topologies
+from autogpt_server.execution.turns import Turns
 from autogpt_server.utils import faults
 from autogpt_server.utils.clock import Alarm, utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -85,10 +85,11 @@ class Worker(AppProcess):
         self._has_room = asyncio.Event()
         self._in_threads = Slots(1 if one_at_a_time else settings.worker_threads)
         self._on_loop = self._in_threads if one_at_a_time else Slots(MAX_LOOP_ATTEMPTS)
-        self._is_filling = False
+        self._must_fill = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[tuple[RunOwner, Attempt, AttemptEvent]] = deque()
-        self._events_lock = threading.Lock()
+        self._turns = Turns(self._take_events, self._end_turn)
+        self._pid = os.getpid()
         self._threads = BlockThreads("block")
         self._reached: dict[str, tuple[str, int]] = {}
         self._is_draining = False
@@ -117,8 +118,9 @@ class Worker(AppProcess):
 
     async def _work(self, context: ProcessContext) -> None:
         """Everything is there: perform runs until drained."""
+        self._turns.attach(self._loop)
         await context.ready(self.worker_id)
-        commits = asyncio.create_task(self._committer.run())
+        commits = asyncio.create_task(self._committer.run(self._turns))
         intake = asyncio.create_task(self._take_runs())
         clock = asyncio.create_task(self._watch_time())
         asked = asyncio.create_task(context.drain_requested())
@@ -146,9 +148,9 @@ class Worker(AppProcess):
         self._is_draining = True
         faults.reach("worker.drain.begun")
         intake.cancel()
-        for owner in self._owners.values():
-            owner.stop_pacing()
-        self._check_settled()
+        with self._turns.mine():
+            for owner in self._owners.values():
+                owner.stop_pacing()
         try:
             await asyncio.wait_for(self._settled.wait(), max(0.0, left_s - _FLUSH_S))
         except TimeoutError:
@@ -167,10 +169,10 @@ class Worker(AppProcess):
                 log.warning("manager cannot be asked for another worker", error=str(error))
                 await asyncio.sleep(_ASK_AGAIN_S)
         faults.reach("worker.retire.replaced")
-        for owner in list(self._owners.values()):
-            owner.stop_pacing()
-            owner.release_if_idle()
-        self._check_settled()
+        with self._turns.mine():
+            for owner in list(self._owners.values()):
+                owner.stop_pacing()
+                owner.release_if_idle()
         settled = asyncio.create_task(self._settled.wait())
         await asyncio.wait({settled, asked}, return_when=asyncio.FIRST_COMPLETED)
         settled.cancel()
@@ -205,7 +207,7 @@ class Worker(AppProcess):
         key: RunKey | None = None
         try:
             with typed_errors():
-                key = await self._db.read(lambda connection: run_key(connection, run_id))
+                key = await self._db.peek(lambda connection: run_key(connection, run_id))
                 owner = None if key is None else await self._restore(run_id, key, is_suspect=is_suspect)
         except DatabaseUnavailable as error:
             log.error("run cannot be read, leaving it for later", run_id=run_id, error=str(error))  # noqa: TRY400
@@ -290,7 +292,7 @@ class Worker(AppProcess):
     def enqueue(self, owner: RunOwner, execution: Execution) -> None:
         """Start the execution as soon as there is room."""
         self._slots(execution).enqueue(owner, execution)
-        self._fill_soon()
+        self._must_fill = True
 
     def launch(self, attempt: Attempt) -> None:
         """Call the block."""
@@ -346,8 +348,8 @@ class Worker(AppProcess):
                 await asyncio.sleep(RETRY_S)
 
     def call_later(self, delay_s: float, perform: Callable[[], None]) -> Alarm:
-        """Have something done on the loop after a while."""
-        return self._loop.call_later(delay_s, perform)
+        """Have something done in turn after a while."""
+        return self._turns.call_later(delay_s, perform)
 
     def stuck(self, attempt: Attempt) -> None:
         """An attempt goes on though it was told to stop: only the end of this process ends it (rule D7)."""
@@ -358,22 +360,22 @@ class Worker(AppProcess):
             block=attempt.execution.node.block.name,
         )
         self._stuck.add(attempt)
-        self._must_go.set()
-        self._check_settled()
+        self._turns.soon(self._must_go.set)
 
     def report(self, owner: RunOwner, attempt: Attempt, event: AttemptEvent) -> None:
-        """Bring an event to the loop; one wake-up serves all that arrive before it."""
-        with self._events_lock:
-            self._events.append((owner, attempt, event))
-            if len(self._events) > 1:
-                return
-        self._loop.call_soon_threadsafe(self._take_events)
+        """Apply an event, here or in the thread that is planning at the moment."""
+        if os.getpid() != self._pid:
+            os._exit(0)  # the block forked, and this is the child: everything here is the parent's
+        self._events.append((owner, attempt, event))
+        if isinstance(event, Yielded | Paused):
+            self._turns.notify()
+        else:
+            self._threads.end(self._turns.notify)
 
     def discard(self, attempt: Attempt) -> None:
         """Free the room of an attempt that will not be launched."""
         self._slots(attempt.execution).free_one()
-        self._fill_soon()
-        self._check_settled()
+        self._must_fill = True
 
     def changed(self, owner: RunOwner, *, at_once: bool) -> None:
         """Have the owner's changes written soon, or at once because something waits for them."""
@@ -389,7 +391,7 @@ class Worker(AppProcess):
         """The run is done with, here."""
         if self._owners.pop(owner.state.id, None) is not None:
             self._done.append(owner.state.id)
-            self._has_room.set()
+            self._turns.soon(self._has_room.set)
             faults.reach("worker.release.after")
 
     def abandon(self, owner: RunOwner, failure: Failure) -> None:
@@ -408,17 +410,14 @@ class Worker(AppProcess):
     def _slots(self, execution: Execution) -> Slots:
         return self._on_loop if execution.node.runs_on_loop else self._in_threads
 
-    def _fill_soon(self) -> None:
-        if not self._is_filling:
-            self._is_filling = True
-            self._loop.call_soon(self._fill)
-
-    def _fill(self) -> None:
+    def _end_turn(self) -> None:
         """Start what is queued as long as there is room."""
-        self._is_filling = False
-        if not self._is_draining:
+        while self._must_fill and not self._is_draining:
+            self._must_fill = False
             self._in_threads.fill(self._begin)
             self._on_loop.fill(self._begin)
+        if self._is_draining:
+            self._check_settled()
 
     def _begin(self, owner: RunOwner, execution: Execution) -> bool:
         try:
@@ -429,9 +428,9 @@ class Worker(AppProcess):
 
     def _take_events(self) -> None:
         """Apply what blocks have reported, in the order in which they did."""
-        with self._events_lock:
-            events, self._events = self._events, deque()
-        for owner, attempt, event in events:
+        events = self._events
+        while events:
+            owner, attempt, event = events.popleft()
             if isinstance(event, Paused):
                 self._pause(owner, attempt, is_paused=event.is_paused)
                 continue
@@ -441,8 +440,6 @@ class Worker(AppProcess):
                 owner.take(event)
             except Exception as error:  # noqa: BLE001 - as `_guard`, without what a call of it costs
                 owner.fail(error)
-        self._fill()
-        self._check_settled()
 
     def _pause(self, owner: RunOwner, attempt: Attempt, *, is_paused: bool) -> None:
         # Else those that it waits for might wait for its place.
@@ -451,6 +448,7 @@ class Worker(AppProcess):
             slots.free_one()
         else:
             slots.take_back_one()
+        self._must_fill = True
         owner.paused(attempt, is_paused=is_paused)
 
     def _end(self, attempt: Attempt) -> None:
@@ -459,25 +457,29 @@ class Worker(AppProcess):
             attempt.time_limit.cancel()
         self._stuck.discard(attempt)
         self._slots(attempt.execution).free_one()
+        self._must_fill = True
 
     def _check_settled(self) -> None:
         used = self._in_threads.used + (0 if self._on_loop is self._in_threads else self._on_loop.used)
-        if self._is_draining and used <= len(self._stuck):
-            self._settled.set()
+        if used <= len(self._stuck):
+            self._turns.soon(self._settled.set)
 
     def _tell(self) -> None:
         reached, self._reached = self._reached, {}
         self._spawn(self._live.runs_reached([(run_id, graph_id, seq) for run_id, (graph_id, seq) in reached.items()]))
 
-    @staticmethod
-    def _guard(owner: RunOwner, step: Callable[[], None]) -> None:
-        """Take a step of one run; a mistake there must not stop the others."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - `fail` logs it and ends the run
-            owner.fail(error)
+    def _guard(self, owner: RunOwner, step: Callable[[], None]) -> None:
+        """Take a step of one run, in turn; a mistake there must not stop the others."""
+        with self._turns.mine():
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - `fail` logs it and ends the run
+                owner.fail(error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._turns.soon(self._create_task, work)
+
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
