@@ -16,6 +16,8 @@ class Assignment:
     run_ids: list[str]
     suspects: list[str]
     """Those of them that were with a worker when it died: they may have killed it."""
+    owners: dict[str, str] = field(default_factory=dict[str, str])
+    """Run -> the worker on record, which has given the run up or is dead. Whoever finds another one on record must leave the run alone."""
     nudged: list[str] = field(default_factory=list[str])
     """Runs that the worker holds already, and that have something new in their inbox."""
 
