@@ -22,6 +22,18 @@ class Assignment:
     """Runs that the worker holds already, and that have something new in their inbox."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    """Where some runs stand with the manager."""
+
+    workers: list[str]
+    """The workers that are ready."""
+    holders: dict[str, str]
+    """Run -> the worker that holds it, for those that are held."""
+    ahead: dict[str, int]
+    """Run -> how many others are given to workers before it, for those that wait."""
+
+
 class ManagerInterface:
     """The ExecutionManager, as seen by whoever has committed a run, and by its own workers."""
 
@@ -38,6 +50,11 @@ class ManagerInterface:
 
         `received` is the number of the last assignment that has arrived; one that was lost on its way is thereby known to be.
         """
+        raise NotImplementedError
+
+    @expose()
+    async def queue_report(self, run_ids: list[str]) -> QueueReport:
+        """Where these runs stand; what the manager has not come across yet is in neither place."""
         raise NotImplementedError
 
     @expose()

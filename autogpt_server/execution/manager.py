@@ -18,7 +18,7 @@ from functools import partial
 from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed_errors
 from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, look_for_work, waiting_runs_of
 from autogpt_server.execution.dispatch import Bench, Dispatcher
-from autogpt_server.execution.interfaces import Assignment, ManagerInterface
+from autogpt_server.execution.interfaces import Assignment, ManagerInterface, QueueReport
 from autogpt_server.utils import faults
 from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -156,6 +156,16 @@ class ExecutionManager(ManagerInterface, AppService):
         finally:
             if self._waiters.get(worker_id) is waiter:
                 del self._waiters[worker_id]
+
+    async def queue_report(self, run_ids: list[str]) -> QueueReport:
+        """Where these runs stand, for whoever wants to know why they do not get on."""
+        holders = {run_id: self._dispatcher.holder(run_id) for run_id in run_ids}
+        ahead = {run_id: self._dispatcher.ahead_of(run_id) for run_id in run_ids}
+        return QueueReport(
+            workers=sorted(self._workers.values()),
+            holders={run_id: holder for run_id, holder in holders.items() if holder is not None},
+            ahead={run_id: count for run_id, count in ahead.items() if count is not None},
+        )
 
     async def replace_worker(self, worker_id: str) -> None:
         """Start a worker in the place of one that has to end."""
