@@ -16,6 +16,7 @@ from autogpt_server.server import (
     operations,
     pages,
     problems,
+    reruns,
     runs,
     schedules,
     system,
@@ -48,19 +49,7 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.context = context
     problems.install(app)
     # Routes are tried in this order: what is asked for most comes first.
-    for router in (
-        execute,
-        runs,
-        graphs,
-        blocks,
-        schedules,
-        events,
-        operations,
-        explanations,
-        system,
-        pages,
-        websocket,
-    ):
+    for router in (execute, runs, graphs, blocks, schedules, events, operations, explanations, reruns, system, pages, websocket):
         app.include_router(router.router)
     openapi.install(app)
     return app
