@@ -7,11 +7,12 @@ database, where they are copied: read are only those that travel on, to nodes th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from autogpt_server.data.block import ERROR_PIN
+from autogpt_server.data.db import Database
 from autogpt_server.data.run_rows import CONVERTED, INPUT
 from autogpt_server.data.runs import RunNotFound, RunStillActive
 from autogpt_server.data.status import NodeStatus, RunStatus
@@ -25,6 +26,7 @@ class FormerNode:
     id: str
     key: str
     block_id: str
+    defaults: Mapping[str, Any]
     metadata: Mapping[str, Any]
 
 
@@ -99,8 +101,8 @@ class Outcomes:
     executions: list[FormerExecution]
     """Oldest first."""
     inputs: list[FormerInput] = field(default_factory=list[FormerInput])
-    converted: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
-    """(execution id, ordinal) of what conversion made of inputs."""
+    converted: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
+    """(execution id, ordinal, pin) of what conversion made of inputs."""
     outputs: list[FormerOutput] = field(default_factory=list[FormerOutput])
     texts: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     """(execution id, ordinal) -> JSON, of the outputs that travel on."""
@@ -125,16 +127,53 @@ _SELECT_VALUES = (
 )
 
 
+class Choice(Protocol):
+    """Which nodes of a former run are kept, and what of them travels on."""
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """By their ids."""
+        ...
+
+    @property
+    def sent(self) -> Collection[tuple[str, str]]:
+        """(node id, pin)."""
+        ...
+
+
+ChoiceT = TypeVar("ChoiceT", bound=Choice)
+
+
+def read_former_run(
+    connection: sqlite3.Connection, run_id: str, version: int, choose: Callable[[FormerRun, list[FormerNode]], ChoiceT]
+) -> tuple[FormerRun, ChoiceT, Outcomes]:
+    """Read a run that has ended. `choose` decides what is kept, seeing the nodes of `version` of the graph. Raises `RunNotFound`, `RunStillActive`."""
+    former = load_former_run(connection, run_id)
+    choice = choose(former, load_nodes(connection, former.graph_id, version))
+    return former, choice, load_outcomes(connection, former.id, choice.kept, choice.sent)
+
+
+async def get_former_run(
+    db: Database, run_id: str, version: int, choose: Callable[[FormerRun, list[FormerNode]], ChoiceT]
+) -> tuple[FormerRun, ChoiceT, Outcomes]:
+    """As `read_former_run`, as one snapshot."""
+    return await db.read(lambda connection: read_former_run(connection, run_id, version, choose))
+
+
 def load_nodes(connection: sqlite3.Connection, graph_id: str, version: int) -> list[FormerNode]:
     """The nodes of a graph version, in its order."""
     rows = connection.execute(
-        'SELECT "id", "key", "agentBlockId", "metadata" FROM "AgentNode" WHERE "agentGraphId" = ? AND "agentGraphVersion" = ? ORDER BY "position"',
+        'SELECT "id", "key", "agentBlockId", "constantInput", "metadata" FROM "AgentNode" WHERE "agentGraphId" = ? AND "agentGraphVersion" = ? ORDER BY "position"',
         (graph_id, version),
     )
     return [
-        FormerNode(node_id, key, block_id, cast("dict[str, Any]", json.loads(metadata)))
-        for node_id, key, block_id, metadata in rows
+        FormerNode(node_id, key, block_id, _object(defaults), _object(metadata))
+        for node_id, key, block_id, defaults, metadata in rows
     ]
+
+
+def _object(text: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads(text))
 
 
 def load_former_run(connection: sqlite3.Connection, run_id: str) -> FormerRun:
@@ -204,7 +243,7 @@ def load_outcomes(
     for execution_id, role, ordinal, name, source_id, source_ordinal, released_seq, size in rows:
         owner = owners[execution_id]  # its id is kept once, not once for each value
         if role == CONVERTED:
-            found.converted.append((owner.id, ordinal))
+            found.converted.append((owner.id, ordinal, name))
         elif role == INPUT:
             source = owners.get(source_id)
             if source_id is not None and source is None:

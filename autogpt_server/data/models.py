@@ -180,6 +180,8 @@ class NodeExecution(pydantic.BaseModel):
     child_run_id: str | None = None
     """WAITING: the child run whose end calls it again."""
     mixed_origin: bool = False
+    replay_of: str | None = None
+    """In a re-run: the execution of the run before it whose outcome this one keeps, with its times; nothing was done again."""
     add_time: datetime
     queue_time: datetime | None = None
     start_time: datetime | None = None

@@ -112,8 +112,9 @@ def _known_run(
             f"The Idempotency-Key {idempotency_key!r} was used for this graph before, with another request (run {run_id}). Use a new key."
         )
     rows = connection.execute(
-        'SELECT "id", "agentNodeId" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "addedSeq" = 1 ORDER BY "id"',
-        (run_id,),
+        'SELECT "id", "agentNodeId" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = :run AND "replayOfId" IS NULL AND "addedSeq" = '
+        '(SELECT min("addedSeq") FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = :run AND "replayOfId" IS NULL) ORDER BY "id"',
+        {"run": run_id},
     )
     return StartedRun(run_id, rows.fetchall(), is_new=False)
 
@@ -324,7 +325,8 @@ _SELECT_RUN = (
 _SELECT_EXECUTIONS = (
     'SELECT g."agentGraphId", g."agentGraphVersion", e."id", e."agentNodeId", n."agentBlockId", e."status", e."attempt", n."constantInput", e."errorCode", '
     'e."error", e."mixedOrigin", e."addedAt", e."queuedAt", e."startedAt", e."endedAt", e."seq", e."agentGraphExecutionId", '
-    'e."addedSeq", e."queuedSeq", e."startedSeq", e."endedSeq", e."retries", e."notBefore", e."waitsFor", e."childRunId" FROM "AgentNodeExecution" e '
+    'e."addedSeq", e."queuedSeq", e."startedSeq", e."endedSeq", e."retries", e."notBefore", e."waitsFor", e."childRunId", '
+    'e."replayOfId" FROM "AgentNodeExecution" e '
     'JOIN "AgentNode" n ON n."id" = e."agentNodeId" JOIN "AgentGraphExecution" g ON g."id" = e."agentGraphExecutionId"'
 )
 _MILESTONES = slice(17, 21)
@@ -413,6 +415,7 @@ def _assemble(
             not_before=from_db_time(row[22]),
             waits_for=row[23],
             child_run_id=row[24],
+            replay_of=row[25],
             input_data=dict(defaults[node_id]),
             output_data={},
             error=ErrorInfo(code=error_code, message=error or "") if error_code else None,

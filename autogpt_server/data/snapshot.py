@@ -167,7 +167,7 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
         inbox=read_inbox(connection, run_id, after=inbox_done),
         executions=executions,
         next_ordinals=dict(ordinals),
-        statics=_load_statics(connection, run_id, static_pins) if has_statics else [],
+        statics=load_statics(connection, run_id, static_pins) if has_statics else [],
         unhandled=_load_unhandled(connection, run_id),
     )
 
@@ -221,7 +221,7 @@ def _load_executions(connection: sqlite3.Connection, run_id: str) -> list[Stored
     return list(found.values())
 
 
-def _load_statics(connection: sqlite3.Connection, run_id: str, pins: Iterable[StaticPin]) -> list[StoredStatic]:
+def load_statics(connection: sqlite3.Connection, run_id: str, pins: Iterable[StaticPin]) -> list[StoredStatic]:
     """Of each static pin the newest released output that has the part in question, in the order of their release."""
     by_source: dict[tuple[str, str], list[StaticPin]] = {}
     for pin in pins:

@@ -90,6 +90,14 @@ class Dispatcher:
         """How many runs wait."""
         return len(self._waiting)
 
+    def ahead_of(self, run_id: str) -> int | None:
+        """How many runs are given to workers before this one; None if it does not wait."""
+        priority = self._waiting.get(run_id)
+        if priority is None:
+            return None
+        own = (-priority, run_id)
+        return sum((-other_priority, other) < own for other, other_priority in self._waiting.items())
+
     def assign(self, benches: Iterable[Bench]) -> None:
         """Give waiting runs to workers that wait, one at a time to the one that holds the fewest."""
         open_benches = [bench for bench in benches if bench.room > 0]

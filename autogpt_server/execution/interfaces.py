@@ -16,8 +16,22 @@ class Assignment:
     run_ids: list[str]
     suspects: list[str]
     """Those of them that were with a worker when it died: they may have killed it."""
+    owners: dict[str, str] = field(default_factory=dict[str, str])
+    """Run -> the worker on record, which has given the run up or is dead. Whoever finds another one on record must leave the run alone."""
     nudged: list[str] = field(default_factory=list[str])
     """Runs that the worker holds already, and that have something new in their inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    """Where some runs stand with the manager."""
+
+    workers: list[str]
+    """The workers that are ready."""
+    holders: dict[str, str]
+    """Run -> the worker that holds it, for those that are held."""
+    ahead: dict[str, int]
+    """Run -> how many others are given to workers before it, for those that wait."""
 
 
 class ManagerInterface:
@@ -36,6 +50,11 @@ class ManagerInterface:
 
         `received` is the number of the last assignment that has arrived; one that was lost on its way is thereby known to be.
         """
+        raise NotImplementedError
+
+    @expose()
+    async def queue_report(self, run_ids: list[str]) -> QueueReport:
+        """Where these runs stand; what the manager has not come across yet is in neither place."""
         raise NotImplementedError
 
     @expose()

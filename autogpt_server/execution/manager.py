@@ -18,7 +18,7 @@ from functools import partial
 from autogpt_server.data.db import Database, DatabaseUnavailable, db_time, typed_errors
 from autogpt_server.data.execution import MAX_TAKEOVERS, WaitingRun, look_for_work, waiting_runs_of
 from autogpt_server.execution.dispatch import Bench, Dispatcher
-from autogpt_server.execution.interfaces import Assignment, ManagerInterface
+from autogpt_server.execution.interfaces import Assignment, ManagerInterface, QueueReport
 from autogpt_server.utils import faults
 from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.errors import AutoGPTServerError
@@ -94,6 +94,8 @@ class ExecutionManager(ManagerInterface, AppService):
         self._worker_numbers = itertools.count(1)
         self._replaced: set[str] = set()
         """Names of worker processes that are about to end, and have another in their place."""
+        self._owners: dict[str, str | None] = {}
+        """Run that waits or is held -> the worker on record when it was found free: one that has given it up or is dead."""
         self._nudges: dict[str, set[str]] = {}
         """Worker -> runs it holds whose inbox it has to read."""
 
@@ -143,6 +145,8 @@ class ExecutionManager(ManagerInterface, AppService):
             for name, solo in self._solos.items():
                 solo.is_given &= self._workers.get(name) != worker_id
         self._dispatcher.done(worker_id, done)
+        for run_id in done:
+            self._owners.pop(run_id, None)
         self._dismiss_solo(worker_id)
         waiter = _Waiter(Bench(worker_id, room), self._loop.create_future())
         self._waiters[worker_id] = waiter
@@ -154,6 +158,16 @@ class ExecutionManager(ManagerInterface, AppService):
         finally:
             if self._waiters.get(worker_id) is waiter:
                 del self._waiters[worker_id]
+
+    async def queue_report(self, run_ids: list[str]) -> QueueReport:
+        """Where these runs stand, for whoever wants to know why they do not get on."""
+        holders = {run_id: self._dispatcher.holder(run_id) for run_id in run_ids}
+        ahead = {run_id: self._dispatcher.ahead_of(run_id) for run_id in run_ids}
+        return QueueReport(
+            workers=sorted(self._workers.values()),
+            holders={run_id: holder for run_id, holder in holders.items() if holder is not None},
+            ahead={run_id: count for run_id, count in ahead.items() if count is not None},
+        )
 
     async def replace_worker(self, worker_id: str) -> None:
         """Start a worker in the place of one that has to end."""
@@ -180,8 +194,9 @@ class ExecutionManager(ManagerInterface, AppService):
             del self._waiters[worker_id]
             last = self._last.get(worker_id)
             given = waiter.bench.given
+            owners = {run_id: owner for run_id in given if (owner := self._owners.get(run_id)) is not None}
             answer = Assignment(
-                (last.number if last else 0) + 1, given, self._dispatcher.suspects(given), sorted(nudged)
+                (last.number if last else 0) + 1, given, self._dispatcher.suspects(given), owners, sorted(nudged)
             )
             self._last[worker_id] = answer
             if faults.reach("manager.assign.after"):
@@ -285,7 +300,9 @@ class ExecutionManager(ManagerInterface, AppService):
                     gone[owner] = self._is_gone(owner)
                 if not gone[owner]:
                     continue
-            if run.takeovers >= MAX_TAKEOVERS:
+            self._owners[run.id] = owner
+            # What was read may be older than what is known here: a run that has a worker of its own is not for the others.
+            if run.takeovers >= MAX_TAKEOVERS or any(solo.run.id == run.id for solo in self._solos.values()):
                 self._perform_alone(run)
             else:
                 self._dispatcher.offer(run.id, run.priority)
@@ -298,6 +315,7 @@ class ExecutionManager(ManagerInterface, AppService):
         if len(self._solos) >= MAX_SOLO_WORKERS or any(solo.run.id == run.id for solo in self._solos.values()):
             return
         faults.reach("manager.solo.before")
+        self._dispatcher.withdraw(run.id)
         name = f"solo-{next(self._solo_numbers)}"
         log.warning("run goes on in a worker of its own", run_id=run.id, takeovers=run.takeovers, worker=name)
         self._solos[name] = _Solo(run)

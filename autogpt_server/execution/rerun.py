@@ -187,7 +187,7 @@ def plan_rerun(
         raise RerunTooLarge(
             f"With what is kept of the run {former.id} the re-run would begin beyond a limit: {state.failure.message if state.failure else ''}"
         )
-    state.changes.inputs[:0] = replay.orphans(at)
+    state.changes.inputs[:0] = [*replay.orphans(at), *replay.former_defaults(at)]
     state.changes.outputs[:0] = replay.unsent_errors(at)
     run = new_run(
         state,
@@ -392,6 +392,41 @@ class _Replay:
             rows.append(InputRow(self._shell(former_id, at), INPUT, ordinal, slots[former_id, ordinal], travelled))
         return rows
 
+    def former_defaults(self, at: datetime) -> list[InputRow]:
+        """What pins had by default where this version says otherwise: nobody shall believe that a copy ran with today's. None where they had nothing."""
+        differing = self._differing_defaults()
+        if not differing:
+            return []
+        taken: dict[str, set[str]] = {}
+        counts: dict[str, int] = {}
+        for entry in self.outcomes.inputs:
+            taken.setdefault(entry.execution_id, set()).add(entry.slot)
+        for former_id, _, pin in self.outcomes.converted:
+            taken.setdefault(former_id, set()).add(pin)
+            counts[former_id] = counts.get(former_id, 0) + 1
+        rows: list[InputRow] = []
+        for execution in self.outcomes.executions:
+            pins = [pin for pin in differing.get(execution.node_id, {}) if pin not in taken.get(execution.id, ())]
+            for ordinal, pin in enumerate(pins, counts.get(execution.id, 0)):
+                text = json.dumps(differing[execution.node_id][pin])
+                rows.append(InputRow(self._shell(execution.id, at), CONVERTED, ordinal, pin, text))
+        return rows
+
+    def _differing_defaults(self) -> dict[str, dict[str, Any]]:
+        """Former node id -> pin -> its default then, for those that have another one now."""
+        found: dict[str, dict[str, Any]] = {}
+        for node in self.former.nodes:
+            if node.id in self.scope.kept:
+                today = self.scope.kept[node.id].defaults
+                pins = [
+                    pin
+                    for pin in {**node.defaults, **today}
+                    if node.defaults.get(pin, MISSING) != today.get(pin, MISSING)
+                ]
+                if pins:
+                    found[node.id] = {pin: node.defaults.get(pin) for pin in pins}
+        return found
+
     def unsent_errors(self, at: datetime) -> list[Output]:
         """The errors that the former run did not come to send, as outputs of the copies."""
         return [
@@ -424,7 +459,7 @@ class _Replay:
                 values.append(CopiedValue(copy_id, source_id, None, None, entry.execution_id, INPUT, entry.ordinal))
         values.extend(
             CopiedValue(self.ids[former_id], None, None, None, former_id, CONVERTED, ordinal)
-            for former_id, ordinal in self.outcomes.converted
+            for former_id, ordinal, _ in self.outcomes.converted
         )
         for output in self.outcomes.outputs:
             former_id, ordinal = output.execution_id, output.ordinal

@@ -196,11 +196,12 @@ class Worker(AppProcess):
                 continue
             received = answer.number
             for run_id in answer.run_ids:
-                await self._take_up(run_id, is_suspect=run_id in answer.suspects)
+                await self._take_up(run_id, answer.owners.get(run_id), is_suspect=run_id in answer.suspects)
             for run_id in answer.nudged:
                 await self._read_news(run_id)
 
-    async def _take_up(self, run_id: str, *, is_suspect: bool) -> None:
+    async def _take_up(self, run_id: str, former: str | None, *, is_suspect: bool) -> None:
+        """Begin with a run, unless another worker than `former` is on record: the manager has not seen that one give it up."""
         if run_id in self._owners:
             return
         faults.reach("worker.take_up.before")
@@ -208,7 +209,7 @@ class Worker(AppProcess):
         try:
             with typed_errors():
                 key = await self._db.peek(lambda connection: run_key(connection, run_id))
-                owner = None if key is None else await self._restore(run_id, key, is_suspect=is_suspect)
+                owner = None if key is None else await self._restore(run_id, key, former, is_suspect=is_suspect)
         except DatabaseUnavailable as error:
             log.error("run cannot be read, leaving it for later", run_id=run_id, error=str(error))  # noqa: TRY400
             owner = None
@@ -243,11 +244,14 @@ class Worker(AppProcess):
             return
         self._guard(owner, partial(owner.receive, entries))
 
-    async def _restore(self, run_id: str, key: RunKey, *, is_suspect: bool) -> RunOwner | None:
+    async def _restore(self, run_id: str, key: RunKey, former: str | None, *, is_suspect: bool) -> RunOwner | None:
         topology = await self._topologies.get(key.graph_id, key.graph_version)
         pins = static_pins(topology)
         snapshot = await self._db.read(lambda connection: load_run(connection, run_id, pins))
         if snapshot is None:
+            return None
+        if snapshot.worker_id != former:
+            log.warning("run has another owner by now, leaving it", run_id=run_id, owner=snapshot.worker_id)
             return None
         state = restore_run(topology, snapshot)
         planner = Planner(state, new_id=self._new_id, limits=limits_of(snapshot.limits, self._limits))

@@ -14,6 +14,7 @@ from autogpt_server.data.block import Block
 from autogpt_server.data.db import Database
 from autogpt_server.data.intake import IntakeRules
 from autogpt_server.data.validation import GraphLimits
+from autogpt_server.execution.interfaces import QueueReport
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.execution.topology import NodeSettings
 from autogpt_server.server.block_call import BlockCaller
@@ -42,6 +43,10 @@ class Peers(Protocol):
         """Service -> `ok`, or what it is doing instead."""
         ...
 
+    async def queue_report(self, run_ids: list[str]) -> QueueReport | None:
+        """Where these runs stand with the manager; None if it does not answer in time. Never raises."""
+        ...
+
 
 class NoPeers:
     """For a server without the other services: whatever is committed waits for them."""
@@ -54,6 +59,9 @@ class NoPeers:
 
     async def states(self) -> Mapping[str, str]:
         return {}
+
+    async def queue_report(self, run_ids: list[str]) -> QueueReport | None:  # noqa: ARG002
+        return None
 
 
 @dataclass

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from autogpt_server.data.db import DatabaseUnavailable
+from autogpt_server.data.execution import FormerRunGone
 from autogpt_server.data.graph import GraphChanged, GraphInUse, GraphNotFound, GraphVersionNotFound
 from autogpt_server.data.intake import GraphTooLarge
 from autogpt_server.data.problems import InvalidContent, Problem
@@ -28,6 +29,7 @@ from autogpt_server.data.requests import (
 )
 from autogpt_server.data.runs import IdempotencyConflict, NodeExecutionNotFound, RunNotFound, RunStillActive
 from autogpt_server.data.schedule import ScheduleNotFound
+from autogpt_server.execution.rerun import RerunTooLarge
 from autogpt_server.execution.topology import MissingBlock
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
@@ -176,6 +178,7 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
     GraphNotFound: 404,
     GraphVersionNotFound: 404,
     RunNotFound: 404,
+    FormerRunGone: 404,
     NodeExecutionNotFound: 404,
     ScheduleNotFound: 404,
     GraphInUse: 409,
@@ -192,6 +195,7 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
     GraphTooLarge: 413,
     InvalidContent: 422,
     IdempotencyConflict: 422,
+    RerunTooLarge: 422,
     InvalidJSONValue: 422,
     DatabaseUnavailable: 503,
 }

@@ -8,20 +8,27 @@ from collections.abc import Mapping
 
 from autogpt_server.blocks import get_blocks
 from autogpt_server.data.db import Database
-from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface, SchedulerInterface
+from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface, QueueReport, SchedulerInterface
 from autogpt_server.server.app import create_app
 from autogpt_server.server.context import OK, ServerContext
 from autogpt_server.server.http_server import HttpServer, http_config
 from autogpt_server.server.live import LiveRuns
+from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.instance import Instance
+from autogpt_server.utils.logging import get_logger
 from autogpt_server.utils.process import ProcessContext
 from autogpt_server.utils.service import AppService, close_service_client, get_service_client
 from autogpt_server.utils.settings import Settings
 from autogpt_server.utils.sockets import listen
 
+log = get_logger(__name__)
+
 _READY = "ready"
 _RESERVE_S = 2.0
 """Of the time to stop in, what is kept for the database and for this process to end."""
+
+_REPORT_LIMIT_S = 2.0
+"""How long the manager may take to say where runs stand."""
 
 
 class AgentServer(LiveInterface, AppService):
@@ -99,6 +106,14 @@ class ServicePeers:
         if status is None:
             return {"services": "unknown: no supervisor has reported"}
         return {service.name: OK if service.state == _READY else service.state for service in status.services}
+
+    async def queue_report(self, run_ids: list[str]) -> QueueReport | None:
+        """Ask the manager."""
+        try:
+            return await asyncio.wait_for(self._manager.queue_report(run_ids), _REPORT_LIMIT_S)
+        except (AutoGPTServerError, TimeoutError) as error:
+            log.info("manager does not say how its queue is", error=str(error) or "no answer in time")
+            return None
 
     def close(self) -> None:
         """Close all connections."""

@@ -34,7 +34,7 @@ async def get_health() -> Health:
 )
 async def get_ready(context: Context, response: Response) -> Readiness:
     """For a load balancer. `degraded`: runs are taken and committed, and wait for a service that is not there at the moment."""
-    checks = {"database": await _database(context), **await context.hints.states()}
+    checks = {"database": await database_state(context), **await context.hints.states()}
     if context.live.is_stopping:
         checks["server"] = "stopping"
     if checks["database"] != OK or context.live.is_stopping:
@@ -64,7 +64,7 @@ async def get_metrics(context: Context) -> Response:
     return Response(figures.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-async def _database(context: ServerContext) -> str:
+async def database_state(context: ServerContext) -> str:
     """`ok`, or what is wrong with the database."""
     try:
         await asyncio.wait_for(check_writable(context.db), _CHECK_LIMIT_S)

@@ -103,6 +103,15 @@ class Instance:
         Processes that a killed server left behind get `wait_s` seconds to end by themselves, then they are killed. Raises `AlreadyRunning`, naming the
         process that owns the database, or `InstanceError` where the folder cannot be written.
         """
+        try:
+            return self._own(wait_s)
+        except OSError as error:
+            self.server_lock.release()
+            raise InstanceError(
+                f"{self.folder} cannot be written ({error.strerror}): make room, or see to it that it belongs to you"
+            ) from error
+
+    def _own(self, wait_s: float) -> LockOwner:
         self._make_folder()
         owner = LockOwner.this_process("server", new_id())
         if not self.server_lock.try_acquire(owner):

@@ -20,9 +20,10 @@ _ARMED_AT_MOST = 5
 _PAUSE_S = 0.6
 """The longest pause between two disturbances."""
 _MOSTLY = 0.7
+_START_S = 20.0
 
 
-_LIKELY = {provocation: 1 for provocation in Provocation} | {Provocation.RUNS: 4}
+_LIKELY = dict.fromkeys(Provocation, 1) | {Provocation.RUNS: 4}
 """How often points are chosen: what follows from the death of the manager or the supervisor costs seconds each time."""
 
 
@@ -92,11 +93,17 @@ class Disturbances:
             self._note_fired()
             self._perform_later_ones()
             if self._chance.random() < _MOSTLY:
-                self._server.wait_until_ready()  # else most kills would meet a server that is only just starting
+                self._let_it_start()  # else most kills would meet a server that is only just starting
             if self.kills >= told + 50:
                 told = self.kills // 50 * 50
                 say(f"{told} kills, {len(self._traffic.record.runs)} runs accepted")
             time.sleep(self._chance.random() * _PAUSE_S)  # not to wait for anything: the moment is meant to be any
+
+    def _let_it_start(self) -> None:
+        deadline = time.monotonic() + _START_S
+        while not self._server.is_ready() and time.monotonic() < deadline:
+            self._perform_later_ones()
+            time.sleep(0.02)
 
     def end(self) -> None:
         """Let everything be well again."""

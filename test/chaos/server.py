@@ -90,14 +90,16 @@ class ChaosServer:
     def wait_until_ready(self) -> None:
         """Wait until all services are there, starting the server again whenever it has died."""
 
-        def is_ready() -> bool:
-            self.keep_running()
-            status = self._instance.status()
-            assert self._app is not None
-            is_its = status is not None and status.pid == self._app.pid
-            return is_its and status is not None and all(service.state == "ready" for service in status.services)
+        eventually(self.is_ready, PATIENCE_S)
 
-        eventually(is_ready, PATIENCE_S)
+    def is_ready(self) -> bool:
+        """Whether all services are there; starts the server again if it has died."""
+        self.keep_running()
+        status = self._instance.status()
+        assert self._app is not None
+        if status is None or status.pid != self._app.pid:
+            return False
+        return all(service.state == "ready" for service in status.services)
 
     def wait_for_workers(self) -> None:
         """Wait until as many workers as there shall be hold their locks."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from autogpt_server.execution.interfaces import QueueReport
 from autogpt_server.server.context import ServerContext
 from server.performing import RunPerformer
 
@@ -20,6 +21,7 @@ class Told:
 
     runs: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     schedules: int = 0
+    queue: QueueReport | None = None
     peers: dict[str, str] = field(default_factory=lambda: {"ExecutionManager": "ok"})
 
     async def run_waits(self, run_id: str, priority: int) -> None:
@@ -30,6 +32,9 @@ class Told:
 
     async def states(self) -> Mapping[str, str]:
         return self.peers
+
+    async def queue_report(self, run_ids: list[str]) -> QueueReport | None:
+        return self.queue
 
 
 @dataclass(slots=True)

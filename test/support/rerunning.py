@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from autogpt_server.data.execution import insert_run
-from autogpt_server.data.former import load_former_run, load_nodes, load_outcomes
+from autogpt_server.data.former import read_former_run
 from autogpt_server.data.models import Graph
 from autogpt_server.data.pins import parse_parts, pick
 from autogpt_server.data.run_rows import NewRun
@@ -44,13 +44,13 @@ def rerun(
     new_id: Callable[[], str] | None = None,
 ) -> NewRun:
     """Plan a re-run and write it."""
-    former = load_former_run(connection, former_id)
-    nodes = load_nodes(connection, topology.graph_id, topology.version)
-    scope = choose_nodes(topology, nodes, former, chosen)
+    former, scope, outcomes = read_former_run(
+        connection, former_id, topology.version, lambda found, nodes: choose_nodes(topology, nodes, found, chosen)
+    )
     run = plan_rerun(
         scope,
         former,
-        load_outcomes(connection, former_id, scope.kept, scope.sent),
+        outcomes,
         run_id,
         new_id=new_id or numbered_ids(f"{run_id}-"),
         limits=limits,

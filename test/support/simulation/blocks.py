@@ -55,11 +55,8 @@ class Manner:
     attempts: int = 1
     delay_s: float = 0.0
     timeout_s: float | None = None
-
-    @property
-    def is_mild(self) -> bool:
-        """Whether the outcome of a run is the same as without these manners, as long as nobody decides anything."""
-        return self.failure in ("error", "not started", "hang") and not self.kills and not self.lies
+    is_mild: bool = True
+    """Whether the outcome of a run is the same as without these manners, as long as nobody decides anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +321,7 @@ def _draw_manner(chance: random.Random, node: NodeSpec, callable_ids: list[str],
         attempts=attempts,
         delay_s=chance.choice((0.0, 0.1, 4.0)),
         timeout_s=0.5 if is_timed else None,
+        is_mild=not rude,
     )
 
 

@@ -30,7 +30,6 @@ class Process:
         self.stands_until = 0.0
         self.ready: deque[Handle] = deque()
         self.tasks: list[asyncio.Task[Any]] = []
-        self.errors: list[str] = []
         self.on_death: list[Callable[[], None]] = []
 
     def die(self) -> None:
@@ -58,6 +57,8 @@ class Machine(asyncio.AbstractEventLoop):
         self.steps = 0
         self.outside = Process("outside")
         """Whoever is no process of the server: people, and the machine itself. It never dies."""
+        self.errors: list[Exception] = []
+        """What was raised and not expected: by callbacks, and by what processes are about."""
         self._now_s = 0.0
         self._timers: list[tuple[float, int, TimerHandle, Process]] = []
         self._numbers = itertools.count()
@@ -73,7 +74,13 @@ class Machine(asyncio.AbstractEventLoop):
             self._all.append(process)
         context = contextvars.copy_context()
         context.run(_process.set, process)
-        return context.run(self.create_task, work)
+        task = context.run(self.create_task, work)
+        task.add_done_callback(self._note_end)
+        return task
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.errors.append(error)
 
     def call_in(self, process: Process, callback: Callable[..., object], *args: Any) -> None:
         """Have something called in a process, if it lives then."""
@@ -192,7 +199,6 @@ class Machine(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        self.current().errors.append(f"{context.get('message')}: {error!r}")
-        if isinstance(error, BaseException):
-            raise error
+        # Else it is about an answer that nobody has waited for.
+        if "handle" in context and isinstance(context.get("exception"), Exception):
+            self.errors.append(context["exception"])

@@ -244,6 +244,11 @@ class SimulatedWorker(Worker):
         )
         super().launch(attempt)
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._stage.machine.errors.append(error)
+        super()._ended(task)
+
     @property
     def held(self) -> list[str]:
         """The runs it performs."""

@@ -21,10 +21,12 @@ from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start, run_limits
 from autogpt_server.utils import json
 from autogpt_server.utils.settings import Settings
+from support.kahn import Outcome
 from support.ledger import store_graph
 from support.simulation.blocks import SIGNAL, blocks, check_child, draw_plans
 from support.simulation.disk import Disk, SimulatedConnections
 from support.simulation.machine import Machine, Process
+from support.simulation.oracle import compare
 from support.simulation.server import Clock, ManagerClient, Running, Server
 from support.simulation.watch import Broken, Watch
 
@@ -86,6 +88,8 @@ class Simulation:
         self.is_calm = False
         self.started: set[str] = set()
         """Runs that whoever started them was told of."""
+        self.compared = 0
+        """How many runs were undisturbed, and so compared with the oracle."""
         self._starting = 0
         self._owner_of: dict[str, str] = {}
         """Run -> the worker that made the latest commit of it."""
@@ -202,7 +206,7 @@ class Simulation:
                 lines = "\n".join(self.trace[-200:])
                 raise Failed(
                     f"seed {self.seed}{' with lying locks' if self.locks_lie else ''}: {error}\n{self._describe()}\n{lines}\n"
-                    f"Repeat it with: SIMULATION_SEED={self.seed} pytest test/simulation -k one_seed"
+                    f"Repeat it with: {'SIMULATION_LOCKS_LIE=1 ' if self.locks_lie else ''}SIMULATION_SEED={self.seed} pytest test/simulation -k one_seed"
                 ) from error
             finally:
                 self.machine.bury()
@@ -225,12 +229,20 @@ class Simulation:
             if self.machine.time() > deadline:
                 raise Broken(f"still not over after {CALM_S:g} s without trouble")
         self.watch.check_end(self.disk.connection)
+        self._compare_with_oracle()
+
+    def _compare_with_oracle(self) -> None:
+        solved: dict[str, Outcome] = {}
+        for run_id, graph_id in self.disk.connection.execute(
+            'SELECT "id", "agentGraphId" FROM "AgentGraphExecution"'
+        ).fetchall():
+            self.compared += compare(self.disk.connection, run_id, self.plans[graph_id], solved)
 
     def _step(self) -> None:
         if not self.machine.step():
             raise Broken("nothing will ever happen again")
-        if self._wrong is not None:
-            raise self._wrong
+        if self._wrong is not None or self.machine.errors:
+            raise self._wrong or self.machine.errors[0]
         if self.machine.steps > MAX_STEPS:
             raise Broken(f"still not over after {MAX_STEPS} steps")
 

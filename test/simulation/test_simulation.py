@@ -1,0 +1,88 @@
+"""The protocol of `docs/durability.md`, performed thousands of times with everything that can go wrong.
+
+A seed that fails tells what led there, and how to repeat it: `SIMULATION_SEED=n pytest test/simulation -k one_seed`. `pytest -m stress test/simulation`
+takes thousands of new seeds; `SIMULATION_SEEDS` says how many.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import pytest
+
+from support.simulation.simulation import Failed, Simulation
+
+SEEDS = 240
+"""In the ordinary tests, with and without lying locks; the same ones each time."""
+STRESS_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+    """Processes that die by the thousand have much to say."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def perform(seeds: Iterable[int], *, locks_lie: bool = False) -> list[Simulation]:
+    performed: list[Simulation] = []
+    for seed in seeds:
+        simulation = Simulation(seed, locks_lie=locks_lie)
+        simulation.run()
+        performed.append(simulation)
+    return performed
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_goes_wrong_nothing_is_lost_or_doubled_and_all_ends(part: int) -> None:
+    performed = perform(range(part, SEEDS, 4))
+    runs = sum(len(simulation.watch.status) for simulation in performed)
+    compared = sum(simulation.compared for simulation in performed)
+    assert runs > SEEDS / 4
+    assert compared > runs / 6, "most runs are disturbed: the oracle has nothing to say"
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_an_owner_that_was_taken_for_dead_can_do_no_harm(part: int) -> None:
+    perform(range(part, SEEDS // 2, 2), locks_lie=True)
+
+
+def test_a_seed_does_the_same_again_in_any_process() -> None:
+    first = Simulation(7)
+    first.run()
+    again = Simulation(7)
+    again.run()
+    assert first.trace == again.trace
+    program = "import logging; logging.disable(50); from support.simulation.simulation import Simulation as S; s = S(7); s.run(); print('\\n'.join(s.trace))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "5"}
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert elsewhere.stdout.splitlines() == first.trace
+
+
+def test_one_seed() -> None:
+    """The seed that `SIMULATION_SEED` names (`SIMULATION_LOCKS_LIE=1`: with lying locks)."""
+    seed = os.environ.get("SIMULATION_SEED", "1")
+    perform([int(seed)], locks_lie=bool(os.environ.get("SIMULATION_LOCKS_LIE")))
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("locks_lie", [False, True], ids=["honest", "lying"])
+def test_thousands_of_new_seeds(locks_lie: bool, tmp_path: Path) -> None:
+    chance = random.Random()
+    for _ in range(STRESS_SEEDS):
+        seed = chance.getrandbits(48)
+        try:
+            perform([seed], locks_lie=locks_lie)
+        except Failed as error:
+            (tmp_path / f"{seed}.txt").write_text(str(error), encoding="utf-8")
+            raise
