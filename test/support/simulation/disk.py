@@ -78,5 +78,8 @@ class SimulatedConnections(engine.Connections):
         finally:
             await asyncio.sleep(self._disk.delay_s())
 
+    async def peek(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        return await self.read(function)
+
     async def aclose(self) -> None:
         """Nothing to close: the disk belongs to all."""
