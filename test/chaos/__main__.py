@@ -62,7 +62,7 @@ def _attack(
     folder: Path, mounted: Path | None, world: World, seed: int, kills: int
 ) -> tuple[Judgement, Disturbances, ChaosServer]:
     with attacked(
-        folder, mounted, num_graph_workers=4, worker_hung_limit_s=3.0, drain_limit_s=5.0, sqlite_busy_timeout_s=5.0
+        folder, mounted, num_graph_workers=3, worker_hung_limit_s=3.0, drain_limit_s=5.0, sqlite_busy_timeout_s=5.0
     ) as server:
         traffic = Traffic(server, all_shapes(world.url), random.Random(seed))
         traffic.prepare()
@@ -131,6 +131,7 @@ def _people(traffic: Traffic, watch: Watch, failed: threading.Event) -> Generato
 
     jobs: list[tuple[Callable[[], None], float]] = [
         *[(traffic.start_any, _PAUSE_S)] * _POSTERS,
+        (lambda: traffic.rerun_any() and None, 0.5),
         *[(follow, 0.1)] * _FOLLOWERS,
         (lambda: traffic.tend(decide=0.6), 0.3),
         (watch.look, 2.0),
