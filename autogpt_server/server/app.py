@@ -49,7 +49,20 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.context = context
     problems.install(app)
     # Routes are tried in this order: what is asked for most comes first.
-    for router in (execute, runs, graphs, blocks, schedules, events, operations, explanations, reruns, system, pages, websocket):
+    for router in (
+        execute,
+        runs,
+        graphs,
+        blocks,
+        schedules,
+        events,
+        operations,
+        explanations,
+        reruns,
+        system,
+        pages,
+        websocket,
+    ):
         app.include_router(router.router)
     openapi.install(app)
     return app
