@@ -1,5 +1,8 @@
 """The simulation can fail: of each rule of the protocol, a server that breaks it is found out within a few hundred seeds."""
 
+# pyright: reportPrivateUsage=false
+# Breaking what is inside is what this module is about.
+
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +31,7 @@ SEEDS = 200
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+def _quiet() -> Generator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -142,12 +145,20 @@ def owner_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 def hints_alone(patch: pytest.MonkeyPatch) -> None:
     """Nobody looks for runs of which no hint told."""
-    patch.setattr(managers, "look_for_work", lambda connection, *, now, limit: ([], None))
+
+    def blind(connection: sqlite3.Connection, *, now: str, limit: int) -> tuple[list[Any], None]:
+        return [], None
+
+    patch.setattr(managers, "look_for_work", blind)
 
 
 def parent_not_told(patch: pytest.MonkeyPatch) -> None:
     """The end of a child is not in its parent's inbox."""
-    patch.setattr(commits, "_tell_parent", lambda connection, run_id, *, at: None)
+
+    def silent(connection: sqlite3.Connection, run_id: str, *, at: str) -> None:
+        """Tells nobody."""
+
+    patch.setattr(commits, "_tell_parent", silent)
 
 
 @pytest.mark.parametrize(

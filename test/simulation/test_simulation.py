@@ -24,7 +24,7 @@ STRESS_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+def _quiet() -> Generator[None]:
     """Processes that die by the thousand have much to say."""
     logging.disable(logging.CRITICAL)
     yield
