@@ -15,26 +15,8 @@ from autogpt_server.execution.events import Ended
 from autogpt_server.execution.restore import restore_run
 from support.kahn import GraphSpec, LinkSpec, NodeSpec, solve
 from support.ledger import open_memory
-from support.made_up import check_rows, graphs, quick, salt, without_words
+from support.made_up import check_rows, graphs, nets_of_joins, quick, without_words
 from support.world import Recorded, World, check_counters, essence, read
-
-# --- graphs ------------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def nets_of_joins(draw: st.DrawFn) -> GraphSpec:
-    """Graphs in which values that have gone different ways meet, again and again, some of them in loops."""
-    count = draw(st.integers(4, 7))
-    names = [f"N{index}" for index in range(count)]
-    links: list[LinkSpec] = []
-    for sink in range(1, count):
-        for slot in ("a", "b") if sink > 1 else ("a",):
-            source = draw(st.integers(max(0, sink - 3), sink - 1))
-            links.append(LinkSpec(names[source], draw(st.sampled_from("xxxy")), names[sink], slot))
-    if draw(st.booleans()):
-        sink = draw(st.integers(2, count - 1))
-        links.append(LinkSpec(names[draw(st.integers(sink, count - 1))], "x", names[sink], "c_#_p"))
-    return GraphSpec(tuple(map(NodeSpec, names)), tuple(links), frozenset({"N0"}), salt(draw, links))
 
 
 def perform(graph: GraphSpec, seed: int, **options: Any) -> Recorded:

@@ -18,7 +18,7 @@ from autogpt_server.execution.state import RunState
 from autogpt_server.utils.ids import new_id
 from support.kahn import GraphSpec, LinkSpec, NodeSpec, Outcome, solve
 from support.ledger import Ledger, open_memory
-from support.made_up import check_rows, graphs, quick, without_words
+from support.made_up import check_rows, graphs, nets_of_joins, quick, without_words
 from support.planning import Game
 from support.rerunning import rerun
 from support.world import Recorded, World, read
@@ -135,6 +135,18 @@ def test_from_any_node_the_outcome_is_that_of_a_run(
         world = Rerun(graph, random.Random(seed + 2), connection, crashes=crashes, checks_restore=True)
         world.follow(former, chosen, "third", "rerun")
         check_outcome(graph, expected, read(connection, "third"))
+
+
+@given(graph=nets_of_joins(), seed=st.integers(0, 2**32), places=CHOICES)
+@quick
+def test_values_that_do_not_belong_together_are_told_exactly(graph: GraphSpec, seed: int, places: set[int]) -> None:
+    """Those that are kept, too: what each of them descends from is known again."""
+    chosen = {graph.nodes[place % len(graph.nodes)].name for place in places}
+    with closing(open_memory()) as connection:
+        former = begin(graph, seed, connection)
+        former.run()
+        Rerun(graph, random.Random(seed + 1), connection).follow(former, chosen, "rerun", "run")
+        check_outcome(graph, solve(graph), read(connection, "rerun"))
 
 
 STATIC = GraphSpec(

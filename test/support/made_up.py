@@ -78,6 +78,22 @@ def salt(draw: st.DrawFn, links: list[LinkSpec]) -> int:
     return zlib.crc32(repr((draw(st.integers(0, 2**32)), links)).encode())
 
 
+@st.composite
+def nets_of_joins(draw: st.DrawFn) -> GraphSpec:
+    """Graphs in which values that have gone different ways meet, again and again, some of them in loops."""
+    count = draw(st.integers(4, 7))
+    names = [f"N{index}" for index in range(count)]
+    links: list[LinkSpec] = []
+    for sink in range(1, count):
+        for slot in ("a", "b") if sink > 1 else ("a",):
+            source = draw(st.integers(max(0, sink - 3), sink - 1))
+            links.append(LinkSpec(names[source], draw(st.sampled_from("xxxy")), names[sink], slot))
+    if draw(st.booleans()):
+        sink = draw(st.integers(2, count - 1))
+        links.append(LinkSpec(names[draw(st.integers(sink, count - 1))], "x", names[sink], "c_#_p"))
+    return GraphSpec(tuple(map(NodeSpec, names)), tuple(links), frozenset({"N0"}), salt(draw, links))
+
+
 def _without_ambiguity(links: list[LinkSpec], sources: frozenset[str]) -> Iterator[LinkSpec]:
     """Static links only where it is told which value serves: all there is of it has come before the node begins, or the value itself begins it."""
     for sink in {link.sink: None for link in links}:
