@@ -120,7 +120,7 @@ def _people(traffic: Traffic, watch: Watch, failed: threading.Event) -> Generato
         if runs:
             traffic.watch(runs[-1], stop)
 
-    def repeat(work: Callable[[], None], pause_s: float) -> None:
+    def repeat(work: Callable[[], object], pause_s: float) -> None:
         while not stop.wait(pause_s):
             try:
                 work()
@@ -129,9 +129,9 @@ def _people(traffic: Traffic, watch: Watch, failed: threading.Event) -> Generato
                 failed.set()
                 return
 
-    jobs: list[tuple[Callable[[], None], float]] = [
+    jobs: list[tuple[Callable[[], object], float]] = [
         *[(traffic.start_any, _PAUSE_S)] * _POSTERS,
-        (lambda: traffic.rerun_any() and None, 0.5),
+        (traffic.rerun_any, 0.5),
         *[(follow, 0.1)] * _FOLLOWERS,
         (lambda: traffic.tend(decide=0.6), 0.3),
         (watch.look, 2.0),
