@@ -19,6 +19,7 @@ _COMMANDS = {
     "stop": ("autogpt_server.cli_server:stop", "Stop the server: let it finish, then insist."),
     "status": ("autogpt_server.cli_server:status", "Show whether the server runs, and how its services are."),
     "logs": ("autogpt_server.cli_server:logs", "Show the server's log."),
+    "run": ("autogpt_server.cli_runs:run", "Start runs, watch them, and do something about them."),
     "db": ("autogpt_server.cli_db:db", "Look after the database."),
     "test": ("autogpt_server.cli_seeds:test", "Fill a running server with example graphs."),
 }
@@ -27,6 +28,7 @@ _EXIT_CODES = {
     "invalid_settings": ExitCode.SETTINGS,
     "already_running": ExitCode.ALREADY_RUNNING,
     "not_running": ExitCode.NOT_RUNNING,
+    "server_unreachable": ExitCode.NOT_RUNNING,
     "port_in_use": ExitCode.PORT_IN_USE,
 }
 
@@ -95,7 +97,7 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
     Which server is meant follows from the settings, above all from DATABASE_URL: run `cli` in the folder, or with the
     environment or --env-file, that the server was started with.
 
-    Exit codes: 0 done; 2 wrong usage; 3 no server runs; 10 wrong setting; 11 a server runs already; 12 database;
+    Exit codes: 0 done; 2 wrong usage; 3 no server runs; 4 a run did not complete; 10 wrong setting; 11 a server runs already; 12 database;
     13 a port is in use; 14 not ready in time; 15 a service died again and again; 1 anything else.
     """
     ctx.obj = CliContext(env_file)

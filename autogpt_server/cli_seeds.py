@@ -2,24 +2,18 @@
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import urlsplit
+from typing import Any
 
 import click
 
 from autogpt_server import seeds
+from autogpt_server.cli_api import ENDED, Api, api_key_option
 from autogpt_server.utils.errors import AutoGPTServerError
 
-if TYPE_CHECKING:
-    import httpx
-
-REQUEST_TIMEOUT_S = 30.0
 RUN_WAIT_S = 60.0
 POLL_S = 0.2
 
 _DEFAULTS = seeds.RedditMarketing()
-_ENDED = frozenset({"COMPLETED", "FAILED", "CANCELED"})
 
 
 class SeedError(AutoGPTServerError):
@@ -28,78 +22,14 @@ class SeedError(AutoGPTServerError):
     code = "seed_failed"
 
 
-class Api:
-    """A server's API, as far as seeding needs it. Every failure is a `SeedError` of one line."""
-
-    def __init__(self, url: str, api_key: str | None) -> None:
-        import httpx  # noqa: PLC0415 - `cli --help` need not wait for it
-
-        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-            raise SeedError(f"{url!r} is no address of a server; write it as in http://127.0.0.1:8000.")
-        self.url = url.rstrip("/")
-        self._client: httpx.Client = httpx.Client(
-            base_url=self.url, headers={"X-API-Key": api_key} if api_key else {}, timeout=REQUEST_TIMEOUT_S
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request and return the JSON of the answer."""
-        import httpx  # noqa: PLC0415
-
-        try:
-            response = self._client.request(method, path, json=body)
-        except httpx.ConnectError as error:
-            raise SeedError(f"There is no server at {self.url}; start one with `poetry run app`.") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SeedError(f"{method} {self.url}{path} failed: {error or type(error).__name__}.") from error
-        if response.is_error:
-            raise SeedError(f"{method} {self.url}{path}: {_problem(response)}")
-        try:
-            return response.json()
-        except ValueError as error:
-            raise SeedError(f"{self.url} answers, but not with JSON; is it an autogpt_server?") from error
-
-
-def _problem(response: "httpx.Response") -> str:
-    """A problem document (RFC 9457) as one line; another answer by its status."""
-    try:
-        problem: Any = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        return f"the server answered {response.status_code} {response.reason_phrase}."
-    document = cast("dict[str, Any]", problem)
-    said = [str(document.get("detail") or document.get("title") or response.reason_phrase)]
-    for item in cast("list[dict[str, Any]]", document.get("errors") or []):
-        where = " ".join(str(item[name]) for name in ("node_id", "pin") if item.get(name))
-        said.append(f"{where}: {item.get('message')}" if where else str(item.get("message")))
-    code = f" {document['code']}" if document.get("code") else ""
-    return f"{response.status_code}{code}: {'; '.join(said)}"
-
-
 @click.group()
 def test() -> None:
     """Fill a running server with example graphs."""
 
 
-_api_key = click.option(
-    "--api-key",
-    envvar="AUTOGPT_API_KEY",
-    show_envvar=True,
-    help="The server's API key, if it asks for one (its API_KEYS).",
-)
-
-
 @test.command("populate-db")
 @click.argument("url")
-@_api_key
+@api_key_option
 def populate_db(url: str, api_key: str | None) -> None:
     """Create the Hello World graph on the server at URL, run it once, and schedule it every five minutes."""
     with Api(url, api_key) as api:
@@ -147,7 +77,7 @@ def populate_db(url: str, api_key: str | None) -> None:
     help="The model's key; else the server's own is used.",
 )
 @click.option("--run", is_flag=True, help="Run it at once: it comments on Reddit!")
-@_api_key
+@api_key_option
 def reddit(
     *,
     url: str,
@@ -213,7 +143,7 @@ def _await_run(api: Api, run_id: str) -> None:
     while True:
         run = api.call("GET", f"/executions/{run_id}")
         status = str(run["status"])
-        if status in _ENDED or time.monotonic() > deadline:
+        if status in ENDED or time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
     if status in {"FAILED", "CANCELED"}:

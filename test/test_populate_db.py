@@ -94,7 +94,7 @@ def test_without_a_server_it_says_so(server: LiveServer) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     for command in ("populate-db", "reddit"):
         done = server.cli("test", command, nowhere)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (3, "")
         assert done.stderr == f"cli: There is no server at {nowhere}; start one with `poetry run app`.\n"
         done = server.cli("test", command, "127.0.0.1:8000")
         assert done.returncode == 1

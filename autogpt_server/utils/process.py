@@ -47,6 +47,8 @@ class ExitCode(IntEnum):
     """The command line is wrong (click's own code)."""
     NOT_RUNNING = 3
     """`cli status`, `cli logs`: there is no server (the code that init scripts use for it)."""
+    RUN_NOT_COMPLETED = 4
+    """`cli run follow`: the run has FAILED or was CANCELED."""
     SETTINGS = 10
     """A setting is wrong."""
     ALREADY_RUNNING = 11

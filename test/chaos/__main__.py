@@ -62,7 +62,7 @@ def _attack(
     folder: Path, mounted: Path | None, world: World, seed: int, kills: int
 ) -> tuple[Judgement, Disturbances, ChaosServer]:
     with attacked(
-        folder, mounted, num_graph_workers=4, worker_hung_limit_s=3.0, drain_limit_s=5.0, sqlite_busy_timeout_s=5.0
+        folder, mounted, num_graph_workers=3, worker_hung_limit_s=3.0, drain_limit_s=5.0, sqlite_busy_timeout_s=5.0
     ) as server:
         traffic = Traffic(server, all_shapes(world.url), random.Random(seed))
         traffic.prepare()
@@ -120,7 +120,7 @@ def _people(traffic: Traffic, watch: Watch, failed: threading.Event) -> Generato
         if runs:
             traffic.watch(runs[-1], stop)
 
-    def repeat(work: Callable[[], None], pause_s: float) -> None:
+    def repeat(work: Callable[[], object], pause_s: float) -> None:
         while not stop.wait(pause_s):
             try:
                 work()
@@ -129,8 +129,9 @@ def _people(traffic: Traffic, watch: Watch, failed: threading.Event) -> Generato
                 failed.set()
                 return
 
-    jobs: list[tuple[Callable[[], None], float]] = [
+    jobs: list[tuple[Callable[[], object], float]] = [
         *[(traffic.start_any, _PAUSE_S)] * _POSTERS,
+        (traffic.rerun_any, 0.5),
         *[(follow, 0.1)] * _FOLLOWERS,
         (lambda: traffic.tend(decide=0.6), 0.3),
         (watch.look, 2.0),

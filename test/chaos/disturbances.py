@@ -17,13 +17,13 @@ from chaos.traffic import Traffic
 _MOST_DEATHS = 4
 """A supervisor gives up after six deaths of a service in a row, and waits long before the fifth: so often one is killed in one supervisor's life."""
 _ARMED_AT_MOST = 5
-_PAUSE_S = 0.6
+_PAUSE_S = 0.4
 """The longest pause between two disturbances."""
-_MOSTLY = 0.7
+_MOSTLY = 0.5
 _START_S = 20.0
 
 
-_LIKELY = dict.fromkeys(Provocation, 1) | {Provocation.RUNS: 4}
+_LIKELY = dict.fromkeys(Provocation, 1) | {Provocation.RUNS: 5}
 """How often points are chosen: what follows from the death of the manager or the supervisor costs seconds each time."""
 
 
@@ -127,7 +127,7 @@ class Disturbances:
 
     def _pick(self) -> Kind:
         kinds = [Kind.WORKER, Kind.SERVER, Kind.MANAGER, Kind.SCHEDULER, Kind.SUPERVISOR, Kind.SOLO]
-        (kind,) = self._chance.choices(kinds, [66, 10, 8, 8, 4, 4])
+        (kind,) = self._chance.choices(kinds, [74, 8, 5, 8, 2, 3])
         return Kind.WORKER if self._deaths[kind] >= _MOST_DEATHS else kind
 
     def _killed(self, kind: Kind) -> None:

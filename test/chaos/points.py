@@ -28,6 +28,8 @@ class Provocation(Enum):
     DEATH_OF_A_SERVICE = auto()
     START = auto()
     """The server is started."""
+    RERUN = auto()
+    """A run that has ended is run again from one of its nodes on."""
     STUBBORN_BLOCK = auto()
     """A block goes on after its time."""
     POISON = auto()
@@ -75,6 +77,7 @@ POINTS: dict[str, tuple[tuple[Kind, ...], Provocation]] = {
     **dict.fromkeys(
         ("scheduler.decided", "scheduler.committed", "scheduler.hinted"), ((Kind.SCHEDULER,), Provocation.RUNS)
     ),
+    **dict.fromkeys(("server.rerun.planned", "server.rerun.committed"), ((Kind.SERVER,), Provocation.RERUN)),
     "worker.drain.begun": ((Kind.WORKER,), Provocation.DEATH_OF_THE_MANAGER),
     "worker.retire.replaced": ((Kind.WORKER,), Provocation.STUBBORN_BLOCK),
     "manager.replace.before": ((Kind.MANAGER,), Provocation.STUBBORN_BLOCK),

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Generator, Mapping
 from enum import StrEnum
@@ -65,13 +66,18 @@ class ChaosServer:
             faults.VARIABLE: str(self.faults),
         }
         self._app: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
         self._stopped: set[psutil.Process] = set()
         self.client = httpx.Client(base_url=self.settings.api_url, timeout=10)
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     def keep_running(self) -> None:
-        """Start the supervisor if there is none."""
+        """Start the supervisor if there is none. May be called from any thread."""
+        with self._starting:
+            self._keep_running()
+
+    def _keep_running(self) -> None:
         if self._app is not None and (code := self._app.poll()) is not None:
             self.exits[code] += 1
             self._app = None
@@ -89,7 +95,6 @@ class ChaosServer:
 
     def wait_until_ready(self) -> None:
         """Wait until all services are there, starting the server again whenever it has died."""
-
         eventually(self.is_ready, PATIENCE_S)
 
     def is_ready(self) -> bool:

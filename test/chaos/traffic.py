@@ -48,6 +48,8 @@ class Record:
     graphs: dict[str, str] = field(default_factory=dict[str, str])
     """Name of a shape -> its graph."""
     schedules: list[str] = field(default_factory=list[str])
+    reruns: dict[str, str] = field(default_factory=dict[str, str])
+    """Run -> the run that it repeats in part."""
     canceled: set[str] = field(default_factory=set[str])
     """Runs whose end was asked for, whether or not an answer came."""
     decisions: dict[str, list[str]] = field(default_factory=lambda: defaultdict[str, list[str]](list))
@@ -122,17 +124,39 @@ class Traffic:
             self.start_in_time(name)
             return
         headers = {"Idempotency-Key": new_id()}
-        response = None
-        deadline = time.monotonic() + 90
-        while response is None:
-            response = self._server.try_post(path, {}, headers)
-            if response is None:
-                assert time.monotonic() < deadline, f"POST {path} was not accepted for 90 s"
-                time.sleep(0.1)
-        run = response.json()["id"]
+        run = self._insist(path, {}, headers)
         self.record.runs[run] = self._shapes[name]
         if luck > 0.9 and (again := self._server.try_post(path, {}, headers)) is not None:
             assert again.json()["id"] == run, "one key has started two runs"
+
+    def rerun_any(self) -> bool:
+        """Run a run that was completed again, from a node chosen by chance; False if there is none."""
+        with self._lock:
+            known = [run for run in self.record.runs if run not in self.record.reruns]
+            self._chance.shuffle(known)
+        found = self._rows(
+            'SELECT run."id", node."id" FROM "AgentGraphExecution" AS run JOIN "AgentNode" AS node ON node."agentGraphId" = run."agentGraphId" '
+            'WHERE run."id" IN (SELECT "value" FROM json_each(?)) AND run."status" = \'COMPLETED\' AND NOT EXISTS (SELECT 1 FROM "AgentNodeExecution" '
+            'WHERE "agentGraphExecutionId" = run."id" AND "status" <> \'COMPLETED\')',
+            json.dumps(known[:20]),
+        )
+        if not found:
+            return False
+        run, node = self._chance.choice(found)
+        new = self._insist(f"/executions/{run}/rerun", {"node_id": node}, {"Idempotency-Key": new_id()})
+        self.record.runs[new] = self.record.runs[run]
+        self.record.reruns[new] = run
+        return True
+
+    def _insist(self, path: str, body: Any, headers: dict[str, str]) -> str:
+        """Post until it is accepted; answers the id of the run."""
+        deadline = time.monotonic() + 90
+        while True:
+            response = self._server.try_post(path, body, headers)
+            if response is not None:
+                return str(response.json()["id"])
+            assert time.monotonic() < deadline, f"POST {path} was not accepted for 90 s"
+            time.sleep(0.1)
 
     def start_in_time(self, name: str) -> bool:
         """Start a run if the server takes it now; whether it did."""

@@ -63,6 +63,8 @@ class _Execution:
     added_seq: int
     seq: int
     first_output: int
+    repeats: str | None
+    """The execution of a former run whose outcome was kept."""
     outputs: list[_Output] = field(default_factory=list[_Output])
     inputs: dict[str, tuple[Any, str | None, int | None]] = field(
         default_factory=dict[str, tuple[Any, "str | None", "int | None"]]
@@ -185,7 +187,7 @@ class _Judge:
                 self._children[run.parent_execution].append(run)
         for row in query(
             'SELECT "id", "agentGraphExecutionId", "agentNodeId", "status", "attempt", "errorCode", "error", "notBefore", "retries", "addedSeq", '
-            '"seq", "firstOutput" FROM "AgentNodeExecution" ORDER BY "id"'
+            '"seq", "firstOutput", "replayOfId" FROM "AgentNodeExecution" ORDER BY "id"'
         ):
             execution = self._executions[row[0]] = _Execution(*row)
             self._runs[execution.run].executions.append(execution)
@@ -267,6 +269,7 @@ class _Judge:
     def _judge_run(self, run: _Run) -> None:
         statuses = Counter(execution.status for execution in run.executions)
         kind = "child" if run.parent_execution else "scheduled" if run.schedule else "posted"
+        kind = "repeated" if run.id in self._record.reruns else kind
         outcome = run.status
         if statuses["INTERRUPTED"]:
             outcome = "WAITING: interrupted"
@@ -374,6 +377,10 @@ class _Judge:
         steps: list[list[Any]] = defaults["steps"]
         effects = str(defaults["effects"])
         self._judge_outputs(execution, steps)
+        if execution.repeats is not None:
+            if any(self._world.get(f"{execution.id}.{attempt}") for attempt in range(5)):
+                self._wrong(execution, "doubled: its outcome was kept from the former run, and yet it has acted")
+            return
         if any(step[0] == "act" for step in steps):
             self._judge_effects(execution, effects)
         decided = self._decisions(execution)
@@ -411,7 +418,7 @@ class _Judge:
             self._wrong(execution, f"doubled or wrong: it yielded {came}, its steps say {expected}")
         elif execution.status == "COMPLETED" and len(came) < len(expected):
             self._wrong(execution, f"lost: it yielded {came}, its steps say {expected}")
-        if any(step[0] == "call" for step in steps):
+        if any(step[0] == "call" for step in steps) and execution.repeats is None:
             self._judge_children(execution, came)
 
     def _judge_children(self, execution: _Execution, came: list[Any]) -> None:

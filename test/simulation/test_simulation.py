@@ -1,7 +1,7 @@
 """The protocol of `docs/durability.md`, performed thousands of times with everything that can go wrong.
 
 A seed that fails tells what led there, and how to repeat it: `SIMULATION_SEED=n pytest test/simulation -k one_seed`. `pytest -m stress test/simulation`
-takes thousands of new seeds; `SIMULATION_SEEDS` says how many.
+takes thousands of new seeds in each mode; `SIMULATION_SEEDS` says how many.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import pytest
 
 from support.simulation.simulation import Failed, Simulation
 
-SEEDS = 240
+SEEDS = 160
 """In the ordinary tests, with and without lying locks; the same ones each time."""
 STRESS_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+def _quiet() -> Generator[None]:
     """Processes that die by the thousand have much to say."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
 
 
-def perform(seeds: Iterable[int], *, locks_lie: bool = False) -> list[Simulation]:
+def perform(seeds: Iterable[int], mode: str = "") -> list[Simulation]:
     performed: list[Simulation] = []
     for seed in seeds:
-        simulation = Simulation(seed, locks_lie=locks_lie)
+        simulation = Simulation(seed, locks_lie=mode == "lying", managers_die=mode == "dying")
         simulation.run()
         performed.append(simulation)
     return performed
@@ -51,7 +51,11 @@ def test_whatever_goes_wrong_nothing_is_lost_or_doubled_and_all_ends(part: int) 
 
 @pytest.mark.parametrize("part", range(2))
 def test_an_owner_that_was_taken_for_dead_can_do_no_harm(part: int) -> None:
-    perform(range(part, SEEDS // 2, 2), locks_lie=True)
+    perform(range(part, SEEDS // 2, 2), "lying")
+
+
+def test_nobody_takes_a_run_from_a_live_owner_however_often_managers_die() -> None:
+    perform(range(SEEDS // 4), "dying")
 
 
 def test_a_seed_does_the_same_again_in_any_process() -> None:
@@ -69,20 +73,19 @@ def test_a_seed_does_the_same_again_in_any_process() -> None:
 
 
 def test_one_seed() -> None:
-    """The seed that `SIMULATION_SEED` names (`SIMULATION_LOCKS_LIE=1`: with lying locks)."""
-    seed = os.environ.get("SIMULATION_SEED", "1")
-    perform([int(seed)], locks_lie=bool(os.environ.get("SIMULATION_LOCKS_LIE")))
+    """The seed that `SIMULATION_SEED` names, in `SIMULATION_MODE`: lying (locks), dying (managers), or neither."""
+    perform([int(os.environ.get("SIMULATION_SEED", "1"))], os.environ.get("SIMULATION_MODE", ""))
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("locks_lie", [False, True], ids=["honest", "lying"])
-def test_thousands_of_new_seeds(locks_lie: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["", "lying", "dying"])
+def test_thousands_of_new_seeds(mode: str, tmp_path: Path) -> None:
     chance = random.Random()
     for _ in range(STRESS_SEEDS):
         seed = chance.getrandbits(48)
         try:
-            perform([seed], locks_lie=locks_lie)
+            perform([seed], mode)
         except Failed as error:
             (tmp_path / f"{seed}.txt").write_text(str(error), encoding="utf-8")
             raise

@@ -79,7 +79,7 @@ class LiveServer:
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `cli` with these arguments."""
         return subprocess.run(
-            [sys.executable, "-m", "autogpt_server.cli", *arguments],
+            self.cli_command(*arguments),
             env=self.environment | environment,
             cwd=self.settings.database_path.parent,
             capture_output=True,
@@ -87,6 +87,31 @@ class LiveServer:
             timeout=120,
             check=False,
         )
+
+    def cli_command(self, *arguments: str) -> list[str]:
+        """How to run `cli` with these arguments."""
+        return [sys.executable, "-m", "autogpt_server.cli", *arguments]
+
+    def pid_of(self, service: str) -> int:
+        """The process id of a service, once it is ready."""
+
+        def pid() -> int | None:
+            status = Instance(self.settings).status()
+            services = status.services if status else ()
+            return next((found.pid for found in services if found.name == service and found.state == "ready"), None)
+
+        return eventually(pid, 60) or 0
+
+    def wait_for_port(self) -> None:
+        """Wait until the API answers again."""
+
+        def answers() -> bool:
+            try:
+                return self.client.get("/health").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(answers, 60)
 
     def stop(self) -> None:
         self.client.close()

@@ -165,6 +165,14 @@ class Runtime:
         psutil.wait_procs(processes, PATIENCE_S)
         self._app = None
 
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor alone; the others have to notice."""
+        assert self._app is not None
+        self._look_around()
+        self._app.kill()
+        self._app.wait()
+        self._app = None
+
     def request_stop(self) -> None:
         """Ask the server to stop, as Ctrl-C does."""
         assert self._app is not None

@@ -137,14 +137,16 @@ class Recorded:
         )
 
 
-def read(connection: sqlite3.Connection, state: RunState) -> Recorded:
+def read(connection: sqlite3.Connection, run_id: str) -> Recorded:
     """The run as written, by queries that share nothing with those of the server."""
-    status, stats = connection.execute('SELECT "status", "stats" FROM "AgentGraphExecution"').fetchone()
-    assert status == state.status
+    status, stats = connection.execute(
+        'SELECT "status", "stats" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
+    ).fetchone()
     rows = [
         Row(row_id, node, status, number, bool(mixed))
         for row_id, node, status, number, mixed in connection.execute(
-            'SELECT "id", "agentNodeId", "status", "ordinal", "mixedOrigin" FROM "AgentNodeExecution" ORDER BY "id"'
+            'SELECT "id", "agentNodeId", "status", "ordinal", "mixedOrigin" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? ORDER BY "id"',
+            (run_id,),
         )
     ]
     by_id = {row.id: row for row in rows}
@@ -153,7 +155,9 @@ def read(connection: sqlite3.Connection, state: RunState) -> Recorded:
         'SELECT * FROM "AgentNodeExecutionInputOutput" ORDER BY "agentNodeExecutionId", "ordinal"'
     )
     names = [column[0] for column in values.description]
-    found = [dict(zip(names, value, strict=True)) for value in values]
+    found = [
+        value for each in values if (value := dict(zip(names, each, strict=True)))["agentNodeExecutionId"] in by_id
+    ]
     for value in found:
         if value["role"] == "output":
             text = value["data"] if value["valueHash"] is None else large[value["valueHash"]]

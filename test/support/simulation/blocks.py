@@ -116,8 +116,11 @@ class Surroundings(Protocol):
     """What the blocks know of the simulation."""
 
     chance: random.Random
-    plans: Mapping[str, Plan]
-    """Graph id -> plan."""
+
+    @property
+    def plans(self) -> Mapping[str, Plan]:
+        """Graph id -> plan."""
+        ...
 
     def called(self, ctx: BlockContext, effects: Effects) -> None:
         """A block is called."""

@@ -97,11 +97,11 @@ class Machine(asyncio.AbstractEventLoop):
     @contextmanager
     def running(self) -> Generator[None]:
         """Be the thread's loop."""
-        asyncio._set_running_loop(self)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        asyncio._set_running_loop(self)
         try:
             yield
         finally:
-            asyncio._set_running_loop(None)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            asyncio._set_running_loop(None)
 
     def step(self) -> bool:
         """One callback of some process, or on to the next time at which there is one. False if nothing will ever happen again."""

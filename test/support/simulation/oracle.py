@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from typing import Any
+from typing import Any, cast
 
 from autogpt_server.utils import json
 from support.kahn import ERROR, Outcome, solve
@@ -52,7 +52,7 @@ def compare(connection: sqlite3.Connection, run_id: str, plan: Plan, solved: dic
     status, stats = connection.execute(
         'SELECT "status", "stats" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
     ).fetchone()
-    _same(f"{run_id} unhandled", json.loads(stats)["unhandled"], len(expected.unhandled))
+    _same(f"{run_id} unhandled", cast("dict[str, Any]", json.loads(stats))["unhandled"], len(expected.unhandled))
     _same(f"{run_id} status", status, "FAILED" if expected.unhandled else "COMPLETED")
     return True
 
@@ -95,14 +95,14 @@ def _read(connection: sqlite3.Connection, run_id: str) -> dict[tuple[str, bool],
         'ON e."id" = v."agentNodeExecutionId" WHERE e."agentGraphExecutionId" = ? AND v."role" = \'output\' ORDER BY 1, v."ordinal"',
         (run_id,),
     ):
-        outputs[execution_id].append((pin, json.loads(text)))
+        outputs[execution_id].append((pin, cast("Any", json.loads(text))))
     inputs: dict[str, dict[str, Any]] = defaultdict(dict)
     for execution_id, slot, source_id, ordinal, part in connection.execute(
         'SELECT v."agentNodeExecutionId", v."name", v."sourceExecutionId", v."sourceOrdinal", v."sourcePart" FROM "AgentNodeExecutionInputOutput" v '
         'JOIN "AgentNodeExecution" e ON e."id" = v."agentNodeExecutionId" WHERE e."agentGraphExecutionId" = ? AND v."role" = \'input\'',
         (run_id,),
     ):
-        value = outputs[source_id][ordinal][1]
+        _, value = outputs[source_id][ordinal]
         inputs[execution_id][slot] = _without_words(value["k"] if part else value)
     found: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
     for execution_id, node, status, ordinal, mixed in connection.execute(

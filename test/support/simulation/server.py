@@ -54,10 +54,14 @@ class Stage(Protocol):
     clock: Clock
     disk: Disk
     settings: Settings
-    library: Mapping[str, Block]
-    topologies: Mapping[str, Topology]
     locks_lie: bool
     """Whether a worker that stands still may be taken for dead."""
+
+    @property
+    def library(self) -> Mapping[str, Block]: ...
+
+    @property
+    def topologies(self) -> Mapping[str, Topology]: ...
 
     def new_id(self) -> str: ...
 

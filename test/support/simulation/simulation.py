@@ -67,6 +67,8 @@ class Simulation:
 
     seed: int
     locks_lie: bool = False
+    managers_die: bool = False
+    """Whether managers die again and again, while the disk is slow and workers stand still."""
     trace: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
@@ -93,6 +95,8 @@ class Simulation:
         self._starting = 0
         self._owner_of: dict[str, str] = {}
         """Run -> the worker that made the latest commit of it."""
+        self._running: set[str] = set()
+        """Runs with attempts that are RUNNING on record."""
         self._latest_offset_s = 0.0
         self._wrong: Exception | None = None
 
@@ -105,6 +109,9 @@ class Simulation:
         if "network" in chosen:
             self.server.network.loss = chance.choice((0.02, 0.1, 0.3))
         self.disk.slowness_s = chance.choice((0.001, 0.02, 0.5))
+        if self.managers_die:
+            self.disk.slowness_s = 2.0
+            return Trouble(manager_deaths=8, worker_deaths=2, stalls=8, every_steps=20)
         return Trouble(
             worker_deaths=chance.randint(1, 6) * ("worker" in chosen),
             manager_deaths=chance.randint(1, 2) * ("manager" in chosen),
@@ -186,13 +193,18 @@ class Simulation:
 
         Its owner is who is on record: one that has not committed anything yet has a claim to nothing.
         """
-        former = self._owner_of.get(run_id)
+        former, was_running = self._owner_of.get(run_id), run_id in self._running
+        (running,) = self.disk.connection.execute(
+            'SELECT count(*) FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "status" = \'RUNNING\'',
+            (run_id,),
+        ).fetchone()
+        (self._running.add if running else self._running.discard)(run_id)
         if worker_id is not None:
             self._owner_of[run_id] = worker_id
         if former is None or worker_id is None or former == worker_id or self.locks_lie:
             return
-        running = self.server.workshop.find(former)
-        if running is not None and run_id in running.worker.held:
+        owner = self.server.workshop.find(former)
+        if owner is not None and (was_running or run_id in owner.worker.held):
             raise Broken(f"{worker_id} has taken {run_id} from {former}, which lives and performs it")
 
     # --- running -------------------------------------------------------------------------------------------------------
@@ -205,11 +217,16 @@ class Simulation:
             except Exception as error:
                 lines = "\n".join(self.trace[-200:])
                 raise Failed(
-                    f"seed {self.seed}{' with lying locks' if self.locks_lie else ''}: {error}\n{self._describe()}\n{lines}\n"
-                    f"Repeat it with: {'SIMULATION_LOCKS_LIE=1 ' if self.locks_lie else ''}SIMULATION_SEED={self.seed} pytest test/simulation -k one_seed"
+                    f"seed {self.seed}: {error}\n{self._describe()}\n{lines}\n"
+                    f"Repeat it with: {self._mode}SIMULATION_SEED={self.seed} pytest test/simulation -k one_seed"
                 ) from error
             finally:
                 self.machine.bury()
+
+    @property
+    def _mode(self) -> str:
+        mode = "lying" if self.locks_lie else "dying" if self.managers_die else ""
+        return f"SIMULATION_MODE={mode} " if mode else ""
 
     def _run(self) -> None:
         self.server.start()

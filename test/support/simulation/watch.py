@@ -36,15 +36,14 @@ _LATER = {
     },
 }
 
+# Table -> (what happens to a row, when it must not, what is wrong then).
 _NEVER = {
-    # table: (event, condition, what is wrong)
     _RUN: [
         ("UPDATE", 'OLD."endedAt" IS NOT NULL', "a run that had ended was changed"),
         ("UPDATE", 'NEW."seq" < OLD."seq" OR NEW."epoch" NOT IN (OLD."epoch", OLD."epoch" + 1)', "seq or epoch"),
         (
             "UPDATE",
-            'NEW."epoch" = OLD."epoch" AND NEW."seq" = OLD."seq" AND '
-            '(NEW."status" IS NOT OLD."status" OR NEW."inboxDone" IS NOT OLD."inboxDone" AND OLD."endedAt" IS NULL)',
+            'NEW."seq" = OLD."seq" AND (NEW."epoch" <> OLD."epoch" OR NEW."status" <> OLD."status" OR NEW."inboxDone" <> OLD."inboxDone")',
             "a run was changed without an event",
         ),
         ("UPDATE", 'NEW."inboxDone" < OLD."inboxDone" OR NEW."inboxDone" > NEW."inboxLast"', "the inbox went back"),

@@ -1,0 +1,381 @@
+"""`cli run`: runs of a server, over its API: started, watched, explained, canceled, decided about."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import click
+
+from autogpt_server.cli import CliContext
+from autogpt_server.cli_api import ENDED, Api, RequestFailed, ServerUnreachable, api_key_option, problem_line
+from autogpt_server.utils import json
+from autogpt_server.utils.ids import new_id
+from autogpt_server.utils.json import InvalidJSONValue
+from autogpt_server.utils.process import ExitCode
+
+_RECONNECT_S = 1.0
+"""Between two attempts to go on following a run whose server is gone."""
+_STREAM_TIMEOUT_S = 60.0
+"""A stream sends something every 15 seconds; after so long without a word it is taken for broken."""
+_MAX_LISTED = 500
+_NO_CONTENT, _UNAVAILABLE = 204, 503
+
+
+@dataclass(frozen=True)
+class RunsContext:
+    """Which server is meant, and how its answers are printed."""
+
+    server: str
+    api_key: str | None
+    as_json: bool
+
+    def api(self) -> Api:
+        """A client for the server."""
+        return Api(self.server, self.api_key)
+
+    def tell(self, document: Any, lines: Iterable[str]) -> None:
+        """Print the document as JSON where that is wanted, and lines for people where not."""
+        if self.as_json:
+            click.echo(json.dumps(document))
+        else:
+            for line in lines:
+                click.echo(line)
+
+
+@click.group()
+@click.option("--server", metavar="URL", help="The server's address; by default that of the settings.")
+@api_key_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs: what the API answers.")
+@click.pass_context
+def run(ctx: click.Context, server: str | None, api_key: str | None, *, as_json: bool) -> None:
+    """Start runs, watch them, and do something about them.
+
+    By default the server and its API key are those of the settings.
+    """
+    if server is None:
+        settings = cast("CliContext", ctx.obj).settings
+        server = settings.api_url
+        if api_key is None and settings.api_keys:
+            api_key = settings.api_keys[0].get_secret_value()
+    ctx.obj = RunsContext(server, api_key, as_json)
+
+
+@run.command("list")
+@click.argument("graph_id")
+@click.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(["QUEUED", "RUNNING", "WAITING", "COMPLETED", "FAILED", "CANCELED"], case_sensitive=False),
+    help="Only runs with this status; may be given several times.",
+)
+@click.option("-n", "--limit", type=click.IntRange(1, _MAX_LISTED), default=20, show_default=True, help="How many.")
+@click.pass_obj
+def list_runs(context: RunsContext, graph_id: str, status: tuple[str, ...], limit: int) -> None:
+    """List the runs of a graph, newest first."""
+    with context.api() as api:
+        query = {"limit": limit, "status": list(status) or None}
+        runs = api.call("GET", f"/graphs/{graph_id}/executions", params=query)
+    rows = [
+        (item["id"], item["status"], f"v{item['graph_version']}", _time(item["created_at"]), _why(item))
+        for item in runs
+    ]
+    context.tell(
+        runs, _table(("RUN", "STATUS", "GRAPH", "CREATED", ""), rows) if rows else ["The graph has no such runs."]
+    )
+
+
+@run.command()
+@click.argument("run_id")
+@click.pass_obj
+def show(context: RunsContext, run_id: str) -> None:
+    """Show a run with its node executions."""
+    with context.api() as api:
+        found = api.call("GET", f"/executions/{run_id}")
+        nodes = api.call("GET", f"/graphs/{found['graph_id']}/executions/{run_id}")
+        names = {} if context.as_json else _block_names(api)
+    context.tell({"run": found, "nodes": nodes}, _shown(found, nodes, names))
+
+
+@run.command()
+@click.argument("graph_id")
+@click.option(
+    "-i",
+    "--input",
+    "run_input",
+    default="{}",
+    help='The input, a JSON object, as {"name": "value"}; - reads it from stdin.',
+)
+@click.option("--graph-version", type=click.IntRange(min=1), help="Instead of the active version.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Runs with a higher one go first.")
+@click.option("--key", help="An Idempotency-Key: the same key starts one run, however often it is sent.")
+@click.option("-f", "--follow", "is_followed", is_flag=True, help="Print what happens, until the run has ended.")
+@click.pass_context
+def start(  # noqa: PLR0917 - an option each
+    ctx: click.Context,
+    graph_id: str,
+    run_input: str,
+    graph_version: int | None,
+    priority: int | None,
+    key: str | None,
+    *,
+    is_followed: bool,
+) -> None:
+    """Start a run of a graph, and print its id."""
+    context = cast("RunsContext", ctx.obj)
+    text = sys.stdin.read() if run_input == "-" else run_input
+    given = _json_of(text, "--input")
+    if not isinstance(given, dict):
+        raise click.BadParameter("it must be a JSON object", param_hint="--input")
+    with context.api() as api:
+        started = api.call(
+            "POST",
+            f"/graphs/{graph_id}/execute",
+            cast("dict[str, Any]", given),
+            params={"graph_version": graph_version, "priority": priority},
+            # Without a key of its own a request whose answer is lost could not be told from one that never arrived.
+            headers={"Idempotency-Key": key or new_id()},
+        )
+        if not is_followed:
+            context.tell(started, [str(started["id"])])
+            return
+        _follow(ctx, api, str(started["id"]))
+
+
+@run.command()
+@click.argument("run_id")
+@click.pass_obj
+def cancel(context: RunsContext, run_id: str) -> None:
+    """End a run early. It is CANCELED when everything in it has stopped; `cli run follow` shows when."""
+    with context.api() as api:
+        found = api.call("POST", f"/executions/{run_id}/cancel")
+    context.tell(found, [f"asked for at {_time(found['cancel_requested_at'])}; the run is {found['status']}"])
+
+
+@run.command()
+@click.argument("run_id")
+@click.pass_obj
+def explain(context: RunsContext, run_id: str) -> None:
+    """Say why a run does not get on, and what can be done about it."""
+    with context.api() as api:
+        found = api.call("GET", f"/executions/{run_id}/explain")
+    context.tell(found, _explained(found))
+
+
+@run.command()
+@click.argument("run_id")
+@click.argument("node_exec_id")
+@click.argument("action", type=click.Choice(["retry", "skip", "fail"]))
+@click.pass_obj
+def resolve(context: RunsContext, run_id: str, node_exec_id: str, action: str) -> None:
+    """Decide about a node execution that is INTERRUPTED: nobody knows what it has done outside.
+
+    retry: call the block again. skip: keep what came and go on without the rest. fail: take it for failed.
+    """
+    with context.api() as api:
+        found = api.call("POST", f"/executions/{run_id}/nodes/{node_exec_id}/resolve", {"action": action})
+    context.tell(found, [f"decided: {action}"])
+
+
+@run.command()
+@click.argument("run_id")
+@click.argument("node_exec_id")
+@click.argument("name")
+@click.option("--value", default="null", help="What the block is given; JSON, or text as it is.")
+@click.option("--key", help="The same key is one signal, however often it is sent; by default a new one.")
+@click.pass_obj
+def signal(  # noqa: PLR0917 - an argument or option each
+    context: RunsContext, run_id: str, node_exec_id: str, name: str, value: str, key: str | None
+) -> None:
+    """Send the signal NAME to a node execution that waits for it, or will."""
+    try:
+        given = json.loads(value)
+    except InvalidJSONValue:
+        given = value
+    body = {"name": name, "key": key or new_id(), "value": given}
+    with context.api() as api:
+        found = api.call("POST", f"/executions/{run_id}/nodes/{node_exec_id}/signal", body)
+    context.tell(found, [f"sent under the key {body['key']}"])
+
+
+@run.command()
+@click.argument("run_id")
+@click.pass_context
+def follow(ctx: click.Context, run_id: str) -> None:
+    """Print what happens in a run, until it has ended. Exit code 4: it has not COMPLETED.
+
+    Goes on when the server comes back after it was gone.
+    """
+    with cast("RunsContext", ctx.obj).api() as api:
+        _follow(ctx, api, run_id)
+
+
+def _follow(ctx: click.Context, api: Api, run_id: str) -> None:
+    context = cast("RunsContext", ctx.obj)
+    names: dict[str, str] = {} if context.as_json else _block_names(api)
+    status = ""
+    for name, data in _events(api, run_id):
+        context.tell({"event": name, "data": data}, _told(name, data, names))
+        found = data["run"] if name == "snapshot" else data
+        if name != "node":
+            status = str(found["status"])
+    if status != "COMPLETED":
+        ctx.exit(ExitCode.RUN_NOT_COMPLETED)
+
+
+def _events(api: Api, run_id: str) -> Iterator[tuple[str, Any]]:
+    """(name, data) of each event of a run until its end, over as many connections as it takes."""
+    import httpx  # noqa: PLC0415 - `cli --help` need not wait for it
+
+    last = ""  # the id of the last event that came
+    is_lost = False
+    while True:
+        try:
+            with api.client.stream(
+                "GET",
+                f"/executions/{run_id}/events",
+                headers={"Last-Event-ID": last} if last else {},
+                timeout=_STREAM_TIMEOUT_S,
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    if not (last and response.status_code == _UNAVAILABLE):
+                        raise RequestFailed(f"GET {api.url}/executions/{run_id}/events: {problem_line(response)}")
+                elif response.status_code == _NO_CONTENT:
+                    yield "run", api.call("GET", f"/executions/{run_id}")
+                    return
+                else:
+                    is_lost = False
+                    for event_id, name, data in _parsed(response.iter_lines()):
+                        last = event_id
+                        yield name, data
+                        if name == "run" and data["status"] in ENDED:
+                            return
+        except httpx.ConnectError as error:
+            if not last:
+                raise ServerUnreachable(f"There is no server at {api.url}; start one with `poetry run app`.") from error
+        except httpx.HTTPError as error:
+            if not last:
+                raise RequestFailed(f"GET {api.url}/executions/{run_id}/events failed: {error}.") from error
+        if not is_lost:
+            click.echo("the connection is lost; trying to go on", err=True)
+            is_lost = True
+        time.sleep(_RECONNECT_S)
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
+    """(id, name, data) of server-sent events."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if line:
+            fields[name] = value
+        elif "data" in fields:
+            yield fields["id"], fields["event"], json.loads(fields["data"])
+            fields = {}
+
+
+# --- words for people ----------------------------------------------------------------------------------------------------
+
+
+def _block_names(api: Api) -> dict[str, str]:
+    return {block["id"]: block["name"] for block in api.call("GET", "/blocks")}
+
+
+def _shown(found: dict[str, Any], nodes: Sequence[dict[str, Any]], names: dict[str, str]) -> Iterator[str]:
+    yield f"run      {found['id']}"
+    yield f"graph    {found['graph_id']} v{found['graph_version']}"
+    yield f"status   {found['status']}{f': {_why(found)}' if _why(found) else ''}"
+    for label, name in (
+        ("created", "created_at"),
+        ("started", "started_at"),
+        ("ended", "ended_at"),
+        ("cancel", "cancel_requested_at"),
+    ):
+        if found.get(name):
+            yield f"{label:<8} {_time(found[name])}"
+    if found["parent"]:
+        yield f"parent   {found['parent']['run_id']} (node execution {found['parent']['node_exec_id']})"
+    if found["input"]:
+        yield f"input    {json.dumps(found['input'])}"
+    for name, values in found["outputs"].items():
+        yield f"output   {name}: {', '.join(map(json.dumps, values))}"
+    rows: list[tuple[str, ...]] = []
+    for node in nodes:
+        block = _block(node, names)
+        rows.append((node["node_exec_id"], block, node["status"], str(node["attempt"]), _why_node(node)))
+        rows += [
+            ("", "", f"  attempt {attempt['attempt']}", str(attempt["outcome"]), _why(attempt))
+            for attempt in node["attempts"]
+        ]
+    if rows:
+        yield ""
+        yield from _table(("NODE EXECUTION", "BLOCK", "STATUS", "ATTEMPT", ""), rows)
+
+
+def _explained(found: dict[str, Any], indent: str = "") -> Iterator[str]:
+    yield f"{indent}{found['summary']}"
+    for cause in found["causes"]:
+        times = [f"{word} {_time(cause[word])}" for word in ("since", "until") if cause[word]]
+        yield f"{indent}- {' '.join((cause['message'], *(f'({time})' for time in times)))}"
+        if cause["node_exec_id"]:
+            yield f"{indent}  node execution {cause['node_exec_id']}"
+        if "explanation" in cause["data"]:
+            yield from _explained(cause["data"]["explanation"], f"{indent}    ")
+
+
+def _told(name: str, data: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
+    if name == "snapshot":
+        yield f"run {data['run']['id']} {data['run']['status']}"
+        for node in data["nodes"]:
+            yield _node_line(node, names)
+    elif name == "node":
+        yield _node_line(data, names)
+    else:
+        yield f"run {data['id']} {data['status']}{f': {_why(data)}' if _why(data) else ''}"
+
+
+def _node_line(node: dict[str, Any], names: dict[str, str]) -> str:
+    return f"  {node['status']:<11} {_block(node, names)}  {node['node_exec_id']}  {_why_node(node)}".rstrip()
+
+
+def _block(node: dict[str, Any], names: dict[str, str]) -> str:
+    return names.get(node["block_id"], str(node["block_id"]))
+
+
+def _why(found: dict[str, Any]) -> str:
+    """Why a run, or an attempt, is where it is."""
+    return str(found["error"]["message"] if found["error"] else found.get("reason") or "")
+
+
+def _why_node(node: dict[str, Any]) -> str:
+    parts = [str(node["error"]["message"])] if node["error"] else []
+    if node["status"] == "WAITING" and node["waits_for"]:
+        parts.append(f"for the signal {node['waits_for']!r}")
+    if node["status"] == "WAITING" and node["child_run_id"]:
+        parts.append(f"for the run {node['child_run_id']}")
+    if node["not_before"]:
+        parts.append(f"until {_time(node['not_before'])}")
+    return "; ".join(parts)
+
+
+def _time(text: str | None) -> str:
+    """A time of the API, to the second."""
+    return "" if text is None else f"{text[:19].replace('T', ' ')}Z"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
+    for row in (header, *rows):
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+        yield "  ".join((*cells, " ".join(row[-1].split()))).rstrip()
+
+
+def _json_of(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except InvalidJSONValue as error:
+        raise click.BadParameter(f"{error}", param_hint=option) from None
