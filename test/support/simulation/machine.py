@@ -141,8 +141,12 @@ class Machine(asyncio.AbstractEventLoop):
         """End all processes, and what their tasks were about."""
         for process in self._all:
             process.die()
-            for task in process.tasks:
-                with contextlib.suppress(BaseException):  # whatever they do at their end, it is over
+        # What they do at their end, they do in vain; it may begin other tasks.
+        while tasks := [task for process in self._all for task in process.tasks]:
+            for process in self._all:
+                process.tasks = []
+            for task in tasks:
+                with contextlib.suppress(BaseException):
                     cast("Coroutine[Any, Any, Any]", task.get_coro()).close()
 
     # --- what asyncio asks of a loop -----------------------------------------------------------------------------------
