@@ -267,6 +267,7 @@ class Running:
     process: Process
     context: Context
     worker: SimulatedWorker
+    manager: SimulatedManager
     is_forgotten: bool = False
     """Whether its manager has been told that it has ended."""
 
@@ -328,7 +329,7 @@ class Workshop:
 
         context = Context(spec.name, incarnation, ready, stage.machine)
         worker = SimulatedWorker(stage, self._network, **spec.arguments)
-        running = Running(spec, process, context, worker)
+        running = Running(spec, process, context, worker, manager)
         self.running.append(running)
         process.on_death.append(lambda: self._ended(running, manager))
         stage.tell(process, "starts")
@@ -395,6 +396,14 @@ class SimulatedManager(ExecutionManager):
     def on_worker(self, event: ProcessEvent) -> None:
         """What the supervisor tells."""
         self._on_worker_event(event)
+
+    def ready_workers(self) -> list[str]:
+        """As `queue_report` says."""
+        return sorted(self._workers.values())
+
+    def holder_of(self, run_id: str) -> str | None:
+        """As `queue_report` says."""
+        return self._dispatcher.holder(run_id)
 
     def _is_gone(self, worker_id: str) -> bool:
         running = self._workshop.find(worker_id)

@@ -9,22 +9,33 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from autogpt_server.data.block import BlockContext, Effects
-from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, db_time, typed_errors
-from autogpt_server.data.inbox import put_into_inbox
-from autogpt_server.data.run_rows import InboxEntry, InboxKind, NewRun, cancel_of
+from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, typed_errors
+from autogpt_server.data.requests import (
+    AlreadyResolved,
+    NodeExecutionEnded,
+    NotInterrupted,
+    RunEnded,
+    RunEnding,
+    SignalKeyReused,
+    request_cancel,
+    resolve_execution,
+    send_signal,
+)
+from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.runs import create_run
+from autogpt_server.execution.interfaces import QueueReport
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start, run_limits
-from autogpt_server.utils import json
 from autogpt_server.utils.settings import Settings
 from support.kahn import Outcome
 from support.ledger import store_graph
 from support.simulation.blocks import SIGNAL, blocks, check_child, draw_plans
 from support.simulation.disk import Disk, SimulatedConnections
+from support.simulation.explained import check_explanations
 from support.simulation.machine import Machine, Process
 from support.simulation.oracle import compare
 from support.simulation.server import Clock, ManagerClient, Running, Server
@@ -48,6 +59,10 @@ class Trouble:
     full_disks: int = 0
     every_steps: int = 200
     """One of them in about so many steps."""
+
+
+_REFUSALS = (RunEnded, RunEnding, NodeExecutionEnded, NotInterrupted, AlreadyResolved, SignalKeyReused)
+"""What may be answered to a request that comes too late, or is another under the same key."""
 
 
 class Failed(AssertionError):
@@ -90,6 +105,8 @@ class Simulation:
         self.is_calm = False
         self.started: set[str] = set()
         """Runs that whoever started them was told of."""
+        self.explained = 0
+        """How many causes that `explain` told were looked at."""
         self.compared = 0
         """How many runs were undisturbed, and so compared with the oracle."""
         self._starting = 0
@@ -362,26 +379,54 @@ class Simulation:
         impatience = chance.choice((0.0, 0.0, 0.02))
         while True:
             await asyncio.sleep(1.0 + chance.random() * 4)
-            entries: list[InboxEntry] = []
+            self._look_at_explanations()
+            asked: list[tuple[str, str, Callable[[], Coroutine[Any, Any, None]]]] = []
             for run_id, execution_id, status, waits_for in self.disk.connection.execute(
                 'SELECT "agentGraphExecutionId", "id", "status", "waitsFor" FROM "AgentNodeExecution" WHERE "endedAt" IS NULL'
             ).fetchall():
+                at, times = self.clock.now(), chance.choice((1, 1, 2))
                 if status == "INTERRUPTED" and (self.is_calm or chance.random() < 0.3):
-                    entries += [_decision(run_id, execution_id, chance)] * chance.choice((1, 1, 2))
+                    action = chance.choice(("retry", "retry", "skip", "fail"))
+                    decide = partial(resolve_execution, db, run_id, execution_id, action, at=at)
+                    asked += [(run_id, f"{action} {execution_id}", decide)] * times
                 elif (waits_for is not None and chance.random() < 0.5) or chance.random() < 0.02:
-                    entries += [_signal(run_id, execution_id, chance)] * chance.choice((1, 1, 2))
-                if chance.random() < impatience:
-                    entries.append(cancel_of(run_id, reason="Enough."))
-            for entry in entries:
-                await self._patiently(lambda entry=entry: self._put(db, entry))
-                self.tell(
-                    self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}"
-                )
-                await client.run_waits(entry.run_id)
+                    name, key = chance.choice((SIGNAL, SIGNAL, SIGNAL, "other")), str(chance.randrange(1000))
+                    signal = partial(send_signal, db, run_id, execution_id, name=name, key=key, value=1, at=at)
+                    asked += [(run_id, f"signal {name} {key} {execution_id}", signal)] * times
+                if chance.random() < impatience and not self.is_calm:
+                    asked += [(run_id, f"cancel {run_id}", partial(request_cancel, db, run_id, at=at))] * times
+            for run_id, words, ask in asked:
+                await self._ask(words, ask)
+                await client.run_waits(run_id)
 
-    async def _put(self, db: Database, entry: InboxEntry) -> None:
-        at = db_time(self.clock.now()) or ""
-        await db.write(lambda connection: put_into_inbox(connection, entry, at=at))
+    async def _ask(self, words: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await self._patiently(ask)
+        except _REFUSALS as error:
+            self.tell(self.machine.outside, f"asked to {words}: {type(error).__name__}")
+        else:
+            self.tell(self.machine.outside, f"asked to {words}")
+
+    def _look_at_explanations(self) -> None:
+        manager = self.server.manager
+        queue = None
+        if manager.process.is_alive and self.server.network.manager is not None:
+            ids = [*self.watch.status]
+            holders = {run_id: manager.holder_of(run_id) for run_id in ids}
+            queue = QueueReport(manager.ready_workers(), {run: holder for run, holder in holders.items() if holder}, {})
+        with self._judging():
+            self.explained += check_explanations(
+                self.disk.connection,
+                self.topologies,
+                queue,
+                self._belongs_to_manager,
+                self.clock.now(),
+            )
+
+    def _belongs_to_manager(self, worker_id: str) -> bool:
+        """Whether a worker lives that has not been left behind by a manager that died."""
+        running = self.server.workshop.find(worker_id)
+        return running is not None and running.manager is self.server.manager and not running.is_forgotten
 
     # --- to be read ----------------------------------------------------------------------------------------------------
 
@@ -404,16 +449,3 @@ class Simulation:
                 )
             ]
         return "\n".join(lines)
-
-
-def _decision(run_id: str, execution_id: str, chance: random.Random) -> InboxEntry:
-    action = chance.choice(("retry", "retry", "skip", "fail"))
-    return InboxEntry(run_id, InboxKind.RESOLVE, execution_id, None, json.dumps({"action": action}))
-
-
-def _signal(run_id: str, execution_id: str, chance: random.Random) -> InboxEntry:
-    name = SIGNAL if chance.random() < 0.8 else "other"
-    key = None if chance.random() < 0.5 else "key"
-    return InboxEntry(
-        run_id, InboxKind.SIGNAL, execution_id, key, json.dumps({"name": name, "value": chance.randint(0, 9)})
-    )
