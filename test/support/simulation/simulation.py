@@ -53,6 +53,7 @@ class Trouble:
     """What may go wrong in a seed."""
 
     worker_deaths: int = 0
+    worker_drains: int = 0
     manager_deaths: int = 0
     stalls: int = 0
     clock_jumps: int = 0
@@ -65,14 +66,24 @@ _REFUSALS = (RunEnded, RunEnding, NodeExecutionEnded, NotInterrupted, AlreadyRes
 """What may be answered to a request that comes too late, or is another under the same key."""
 
 
+_LIMITS: tuple[dict[str, float], ...] = (*[{}] * 6, {"max_run_node_executions": 12}, {"max_run_duration_s": 3.0})
+"""What runs of a seed are limited to, besides what is usual."""
+
+
 class Failed(AssertionError):
     """A seed that shows a mistake, with what led there."""
 
 
 @cache
-def _settings() -> Settings:
-    return Settings(
-        database_url="file:/nonexistent/simulated.db", num_graph_workers=2, cancel_grace_s=1.0, max_run_depth=3
+def _settings(**limits: float) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": "file:/nonexistent/simulated.db",
+            "num_graph_workers": 2,
+            "cancel_grace_s": 1.0,
+            "max_run_depth": 3,
+            **limits,
+        }
     )
 
 
@@ -90,7 +101,7 @@ class Simulation:
         self.chance = random.Random(self.seed)
         self.machine = Machine(self.chance)
         self.clock = Clock(self.machine)
-        self.settings = _settings()
+        self.settings = _settings(**self.chance.choice(_LIMITS))
         self.plans = draw_plans(self.chance)
         self.library = blocks(self)
         self.topologies = {plan.id: plan.topology(self.library) for plan in self.plans.values()}
@@ -120,7 +131,9 @@ class Simulation:
     def _draw_trouble(self) -> Trouble:
         chance = self.chance
         kinds = chance.choice((0, 1, 2, 5))
-        chosen = set(chance.sample(("worker", "manager", "stall", "clock", "full", "commit", "network"), kinds))
+        chosen = set(
+            chance.sample(("worker", "drain", "manager", "stall", "clock", "full", "commit", "network"), kinds)
+        )
         if "commit" in chosen:
             self.disk.trouble = chance.choice((0.02, 0.1, 0.3))
         if "network" in chosen:
@@ -131,6 +144,7 @@ class Simulation:
             return Trouble(manager_deaths=8, worker_deaths=2, stalls=8, every_steps=20)
         return Trouble(
             worker_deaths=chance.randint(1, 6) * ("worker" in chosen),
+            worker_drains=chance.randint(1, 3) * ("drain" in chosen),
             manager_deaths=chance.randint(1, 2) * ("manager" in chosen),
             stalls=chance.randint(1, 4) * ("stall" in chosen or self.locks_lie),
             clock_jumps=chance.randint(1, 3) * ("clock" in chosen),
@@ -303,6 +317,7 @@ class Simulation:
         chance, trouble = self.chance, self.trouble
         kinds: dict[str, Callable[[], None]] = {
             "worker_deaths": self._kill_worker,
+            "worker_drains": self._drain_worker,
             "manager_deaths": self._kill_manager,
             "stalls": self._stall,
             "clock_jumps": self._set_clock,
@@ -321,6 +336,13 @@ class Simulation:
     def _kill_worker(self) -> None:
         if (running := self._any_worker()) is not None:
             self.server.workshop.kill(running, "trouble")
+
+    def _drain_worker(self) -> None:
+        """A worker is asked to end in good order, and may not have the time."""
+        if (running := self._any_worker()) is not None:
+            limit_s = self.chance.choice((0.1, 1.5, 8.0))
+            self.tell(running.process, f"drains for {limit_s:g} s")
+            self.server.workshop.drain(running, limit_s)
 
     def _kill_manager(self) -> None:
         if self.server.manager.process.is_alive:
