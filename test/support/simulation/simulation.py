@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import sqlite3
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -66,7 +66,15 @@ _REFUSALS = (RunEnded, RunEnding, NodeExecutionEnded, NotInterrupted, AlreadyRes
 """What may be answered to a request that comes too late, or is another under the same key."""
 
 
-_LIMITS: tuple[dict[str, float], ...] = (*[{}] * 6, {"max_run_node_executions": 12}, {"max_run_duration_s": 3.0})
+_LIMITS: tuple[Mapping[str, float], ...] = (
+    {},
+    {},
+    {},
+    {},
+    {},
+    {"max_run_node_executions": 12},
+    {"max_run_duration_s": 3.0},
+)
 """What runs of a seed are limited to, besides what is usual."""
 
 
