@@ -72,6 +72,7 @@ _LIMITS: tuple[Mapping[str, float], ...] = (
     {},
     {},
     {},
+    {},
     {"max_run_node_executions": 12},
     {"max_run_duration_s": 3.0},
 )
