@@ -109,8 +109,8 @@ def run_app(
         _say_error(f"unexpected {type(error).__name__}: {error} (the traceback is in the log)")
         return ExitCode.ERROR
     finally:
-        # Grandchildren whose parent had to be killed end by themselves.
-        if not instance.wait_until_alone(ORPHAN_GRACE_S + 1):
+        # Grandchildren whose parent had to be killed end by themselves; what a block has forked may not.
+        if not instance.wait_until_alone(ORPHAN_GRACE_S + 1) and not instance.kill_members():
             log.error("processes of this server are still there")
         instance.disown()
         _let_go_of_broken_streams()

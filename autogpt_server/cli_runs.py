@@ -12,6 +12,7 @@ import click
 
 from autogpt_server.cli import CliContext
 from autogpt_server.cli_api import ENDED, Api, RequestFailed, ServerUnreachable, api_key_option, problem_line
+from autogpt_server.cli_rerun import rerun
 from autogpt_server.utils import json
 from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.json import InvalidJSONValue
@@ -62,6 +63,9 @@ def run(ctx: click.Context, server: str | None, api_key: str | None, *, as_json:
         if api_key is None and settings.api_keys:
             api_key = settings.api_keys[0].get_secret_value()
     ctx.obj = RunsContext(server, api_key, as_json)
+
+
+run.add_command(rerun)
 
 
 @run.command("list")
@@ -297,6 +301,8 @@ def _shown(found: dict[str, Any], nodes: Sequence[dict[str, Any]], names: dict[s
     ):
         if found.get(name):
             yield f"{label:<8} {_time(found[name])}"
+    if found["rerun_of"]:
+        yield f"rerun of {found['rerun_of']}"
     if found["parent"]:
         yield f"parent   {found['parent']['run_id']} (node execution {found['parent']['node_exec_id']})"
     if found["input"]:
@@ -306,7 +312,8 @@ def _shown(found: dict[str, Any], nodes: Sequence[dict[str, Any]], names: dict[s
     rows: list[tuple[str, ...]] = []
     for node in nodes:
         block = _block(node, names)
-        rows.append((node["node_exec_id"], block, node["status"], str(node["attempt"]), _why_node(node)))
+        kept = "kept from the run before" if node["replay_of"] else ""
+        rows.append((node["node_exec_id"], block, node["status"], str(node["attempt"]), _why_node(node) or kept))
         rows += [
             ("", "", f"  attempt {attempt['attempt']}", str(attempt["outcome"]), _why(attempt))
             for attempt in node["attempts"]

@@ -231,3 +231,29 @@ def test_while_the_manager_is_stopped_a_run_is_explained_all_the_same(cli: Cli) 
     finally:
         manager.resume()
     assert cli.server.ended(run_id)["status"] == "COMPLETED"
+
+
+def test_rerun(cli: Cli) -> None:
+    graph = {
+        "name": "test",
+        "nodes": [
+            {"id": "a", "block_id": ScriptBlock.id, "input_default": {"steps": [["yield", 1]]}},
+            {"id": "b", "block_id": ScriptBlock.id, "input_default": {"steps": [["fail", "boom"]]}},
+        ],
+        "links": [{"source_id": "a", "source_name": "out", "sink_id": "b", "sink_name": "item"}],
+    }
+    stored = cli.server.post("/graphs", graph)
+    former = cli.said("start", stored["id"]).strip()
+    cli.wait_for(former, "FAILED")
+    node_id = stored["nodes"][1]["id"]
+    again = cli.document("rerun", former, node_id, "--key", "k")
+    assert [each["node_id"] for each in again["executions"]] == [node_id]
+    failed = cli.document("show", former)["nodes"][1]["node_exec_id"]
+    assert cli.said("rerun", former, failed, "--key", "k").strip() == again["id"]
+    cli.wait_for(again["id"], "FAILED")
+    shown = cli.said("show", again["id"])
+    assert f"rerun of {former}" in shown
+    assert shown.count("kept from the run before") == 1
+    refused = cli("rerun", former, "nobody")
+    assert refused.returncode == ExitCode.ERROR
+    assert "unknown_node" in refused.stderr or "invalid_rerun" in refused.stderr

@@ -10,13 +10,13 @@ import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from autogpt_server.blocks import ai, basic, data, io, logic, reddit, text, time, web
+from autogpt_server.blocks import agent, ai, basic, data, io, logic, reddit, text, time, web
 from autogpt_server.blocks._registry import collect
 from autogpt_server.data.block import Block, MalformedBlock
 
 __all__ = ["get_block", "get_blocks"]
 
-_FAMILIES = (ai, basic, data, io, logic, reddit, text, time, web)
+_FAMILIES = (agent, ai, basic, data, io, logic, reddit, text, time, web)
 
 _BLOCKS = collect(_FAMILIES)
 

@@ -49,6 +49,7 @@ class Effects(StrEnum):
 class BlockCategory(StrEnum):
     """Where a block is shown in a palette."""
 
+    AGENT = "AGENT"
     AI = "AI"
     SOCIAL = "SOCIAL"
     TEXT = "TEXT"
@@ -73,6 +74,7 @@ class BlockKind(StrEnum):
     OUTPUT = "output"
     NOTE = "note"
     AGENT = "agent"
+    """Performs another graph: beside those of its `output_schema` it has an output pin for each agent output of that graph."""
 
 
 class BlockError(AutoGPTServerError):

@@ -98,6 +98,8 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
     if run.taken_over is not None:
         _copy(connection, run.id, run.taken_over)
     _write_changes(connection, run.id, run.changes, db_time(run.created_at) or "")
+    if row.ended_at is not None:  # it was over before it began: at a limit, say
+        _tell_parent(connection, run.id, at=row.ended_at)
 
 
 def _copy(connection: sqlite3.Connection, run_id: str, taken: TakenOver) -> None:

@@ -10,7 +10,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from autogpt_server.data.block import Block, BlockKind, PinDirection
 from autogpt_server.data.convert import ConversionError, describe_schema, input_converter
@@ -279,8 +279,11 @@ def _pin_schema(node: Node, block: Block, name: str, direction: PinDirection, fo
         return None
     pins = input_pins(block) if direction == "input" else output_pins(block)
     if pin.base not in pins.pins:
-        near = nearest(pin.base, pins.pins)
-        expected = _ranked(near, pins.pins)
+        named = _outputs_of_agent(node, block) if direction == "output" else None
+        if named is not None and (not named or pin.base in named):
+            return _PinSchema(ANYTHING, {})
+        near = nearest(pin.base, [*(named or ()), *pins.pins])
+        expected = _ranked(near, [*(named or ()), *pins.pins])
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, expected)) or 'none'}."
         found.error(
             "unknown_pin",
@@ -299,6 +302,15 @@ def _pin_schema(node: Node, block: Block, name: str, direction: PinDirection, fo
         found.error("impossible_part", message, node=node.id, pin=name, expected=[pin.base])
         return None
     return _PinSchema(part, pins.definitions)
+
+
+def _outputs_of_agent(node: Node, block: Block) -> list[str] | None:
+    """The output pins that a node has for those of the graph it performs, as far as it was saved with their names; None for all other nodes."""
+    if block.kind is not BlockKind.AGENT:
+        return None
+    schema: Any = node.input_default.get("output_schema")
+    properties: Any = cast("dict[str, Any]", schema).get("properties") if isinstance(schema, dict) else None
+    return list(cast("dict[str, Any]", properties)) if isinstance(properties, dict) else []
 
 
 def _says_something(schema: Schema) -> bool:

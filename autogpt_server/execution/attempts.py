@@ -20,6 +20,7 @@ from autogpt_server.data.block import (
     Block,
     BlockContext,
     BlockError,
+    BlockKind,
     BlockSchema,
     CallGraph,
     PermanentError,
@@ -237,7 +238,7 @@ class Performer:
         if pin == ERROR_PIN:
             raise BlockError(value if isinstance(value, str) else json.dumps(value))
         known = self._pins_of(execution.node.block)
-        if pin not in known:
+        if pin not in known and execution.node.block.kind is not BlockKind.AGENT:
             raise UnknownOutputPin(
                 f"The block yielded on {pin[:100]!r}; its pins are {', '.join(map(repr, sorted(known)))}."
             )

@@ -65,7 +65,7 @@ _IN_SHORT: Mapping[CauseCode, tuple[str, str]] = {
     CauseCode.DATABASE_UNWRITABLE: _always("the database cannot be written"),
     CauseCode.MANAGER_UNREACHABLE: _always("the manager does not answer"),
     CauseCode.NO_WORKER_READY: _always("no worker is ready"),
-    CauseCode.OWNER_GONE: _always("its worker is gone, and it is being taken over"),
+    CauseCode.OWNER_GONE: _always("its worker is gone or about to end, and it is being taken over"),
     CauseCode.WAITS_FOR_WORKER: _always("it waits for a worker"),
     CauseCode.TAKEN_UP: _always("a worker is taking it up"),
     CauseCode.HAS_NEWS: _always("something that happened to it is about to be applied"),
@@ -479,7 +479,7 @@ def _without_worker(run: RunFacts, queue: QueueReport) -> Cause:
     if run.worker_id is not None and run.worker_id not in queue.workers:
         return Cause(
             code=CauseCode.OWNER_GONE,
-            message=f"The worker that performed it is gone; another one takes it over.{alone}",
+            message=f"The worker that performed it is gone, or about to end because its manager is; then another one takes it over.{alone}",
             data={**data, "worker": run.worker_id, "takeovers": run.takeovers},
         )
     if ahead is None:

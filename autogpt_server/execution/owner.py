@@ -17,6 +17,7 @@ from autogpt_server.data.snapshot import RunSnapshot
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.attempts import Attempt, AttemptEvent, GraphCalled, RunIds, Step
 from autogpt_server.execution.events import Close, Due, Ended, Event, OwnerDied, Started, Suspended, TimedOut, Yielded
+from autogpt_server.execution.exhaustion import leave_if_exhausted
 from autogpt_server.execution.failures import traceback_text
 from autogpt_server.execution.flow import RunLimits, Todo
 from autogpt_server.execution.gate import Gate
@@ -316,6 +317,7 @@ class RunOwner:
 
     def fail(self, error: Exception) -> None:
         """Something that cannot happen has happened: what is in memory is not to be built on. End the run as failed."""
+        leave_if_exhausted(error)
         if self._is_gone or self._failure is not None:
             return
         log.error("run cannot be carried on with", run_id=self.state.id, traceback=traceback_text(error))

@@ -26,6 +26,7 @@ from autogpt_server.execution.attempts import Attempt, AttemptEvent, Paused, Per
 from autogpt_server.execution.children import prepare_child, read_child_result
 from autogpt_server.execution.committer import RETRY_S, Committer
 from autogpt_server.execution.events import Yielded
+from autogpt_server.execution.exhaustion import leave_if_exhausted, leave_when_exhausted
 from autogpt_server.execution.failures import traceback_text
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface
@@ -104,6 +105,7 @@ class Worker(AppProcess):
     async def serve(self, context: ProcessContext) -> None:
         """Perform runs until drained."""
         self._loop = asyncio.get_running_loop()
+        leave_when_exhausted(self._loop)
         self.worker_id = context.incarnation
         self._lock(context.name)
         self._manager = get_service_client(ManagerInterface, self.settings)
@@ -214,6 +216,7 @@ class Worker(AppProcess):
             log.error("run cannot be read, leaving it for later", run_id=run_id, error=str(error))  # noqa: TRY400
             owner = None
         except Exception as error:
+            leave_if_exhausted(error)
             # Whatever is wrong with this run, it is this run's end and nobody else's.
             log.exception("run cannot be taken up", run_id=run_id)
             if key is not None:

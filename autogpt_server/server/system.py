@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Response
 
+from autogpt_server.data.db import DatabaseUnavailable
 from autogpt_server.data.health import active_runs, check_writable
 from autogpt_server.server import metrics
 from autogpt_server.server.body import JsonRoute
@@ -70,6 +71,9 @@ async def database_state(context: ServerContext) -> str:
         await asyncio.wait_for(check_writable(context.db), _CHECK_LIMIT_S)
     except TimeoutError:
         return f"no write was possible within {_CHECK_LIMIT_S:g} s"
+    except DatabaseUnavailable as error:
+        log.warning("database not writable", error=str(error))
+        return f"not writable: {error}"
     except Exception as error:
         log.exception("database not writable")
         return f"not writable ({type(error).__name__})"

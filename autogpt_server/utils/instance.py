@@ -121,7 +121,7 @@ class Instance:
                 "stop it, or give this one another DATABASE_URL",
                 pid=holder.pid if holder else None,
             )
-        if not self.wait_until_alone(wait_s) and not self._kill_members():
+        if not self.wait_until_alone(wait_s) and not self.kill_members():
             self.server_lock.release()
             raise AlreadyRunning(
                 f"processes of a former server still use the database {self._settings.database_path}; wait, or end them",
@@ -156,10 +156,10 @@ class Instance:
         members.release()
         return True
 
-    def _kill_members(self) -> bool:
-        """Kill what a former server left behind: without a parent, and too stuck to notice. Returns whether all is gone."""
+    def kill_members(self) -> bool:
+        """Kill what a server left behind: without a parent and too stuck to notice, or forked by a block. Returns whether all is gone."""
         for process in self._members().sharers():
-            log.warning("killing process %s, which a former server left behind", process.pid)
+            log.warning("killing process %s, which was left behind", process.pid)
             with contextlib.suppress(psutil.Error):
                 process.kill()
         return self.wait_until_alone(_KILL_LIMIT_S)

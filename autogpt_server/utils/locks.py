@@ -195,13 +195,17 @@ class LockFile:
 
 
 def _flock_holders(path: Path) -> set[psutil.Process]:
-    """Who holds a `flock` on a file, as the kernel has it: each line of /proc/locks names a process and an inode."""
-    found: set[psutil.Process] = set()
+    """Who holds a `flock` on a file, as the kernel has it: each line of /proc/locks names a process and an inode.
+
+    The process is the one that took the lock. If it is dead, those hold the lock that it had forked: they still have the file open.
+    """
+    found: set[int] = set()
+    is_inherited = False
     try:
         wanted = path.stat()
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
-        return found
+        return set()
     for line in lines:
         # As in `7: FLOCK  ADVISORY  READ 1234 fe:01:5678 0 EOF`; who only waits for a lock has `->` after the number.
         words = line.split()
@@ -210,9 +214,18 @@ def _flock_holders(path: Path) -> set[psutil.Process]:
         # Inode numbers are unique per file system only, and some write another device here than `stat` does.
         pid = int(words[4])
         if _has_open(pid, wanted):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.add(psutil.Process(pid))
-    return found
+            found.add(pid)
+        is_inherited |= not psutil.pid_exists(pid)
+    if is_inherited:
+        found.update(pid for pid in psutil.pids() if _has_open(pid, wanted))
+    return {process for pid in found if (process := _process(pid)) is not None}
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import multiprocessing
+import os
 import queue
 import signal
 import socket
@@ -317,6 +318,8 @@ class _Child:
         self._emit = emit
         self._process: Any = None
         self._pipe: Connection[Any, Any] | None = None
+        self._death: int | None = None
+        """A file descriptor that can be read once the process is dead."""
         self._restart_at = 0.0
         self._kill_at = math.inf
         self._kill_reason = ""
@@ -356,7 +359,7 @@ class _Child:
         if self._pipe is not None:
             things.append(self._pipe)
         if self._process is not None:
-            things.append(self._process.sentinel)
+            things.append(self._process.sentinel if self._death is None else self._death)
         return things
 
     def attend(self) -> None:
@@ -413,7 +416,7 @@ class _Child:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        self._process, self._pipe = process, ours
+        self._process, self._pipe, self._death = process, ours, _watch_for_death(process.pid or 0)
         faults.reach("supervisor.start.after")
         self.state = ProcessState.STARTING
         self._starts += 1
@@ -481,7 +484,9 @@ class _Child:
             self._pipe.close()
         if self._process is not None:
             self._process.close()
-        self._process = self._pipe = None
+        if self._death is not None:
+            os.close(self._death)
+        self._process = self._pipe = self._death = None
         self._kill_at = self._ping_at = math.inf
 
     # -- signs of life ----------------------------------------------------
@@ -504,6 +509,17 @@ class _Child:
         if self._pipe is not None:
             with contextlib.suppress(OSError):  # its death is noticed elsewhere
                 self._pipe.send_bytes(json.dumps_bytes(message))
+
+
+def _watch_for_death(pid: int) -> int | None:
+    """A file descriptor for `_Child._death`; None where the system has none.
+
+    multiprocessing's own sentinel is a pipe, which a process that the child has forked keeps open for as long as it lives.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, or an old one
+        return None
 
 
 def _describe_exit(exit_code: int) -> str:

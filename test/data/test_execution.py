@@ -21,9 +21,10 @@ from autogpt_server.data.execution import (
     run_key,
     waiting_runs,
 )
-from autogpt_server.data.run_rows import CommitOutcome, NodeExecutionRow, RunCommit, ValueRow
+from autogpt_server.data.run_rows import CommitOutcome, NodeExecutionRow, ParentLink, RunCommit, ValueRow
 from autogpt_server.data.snapshot import load_run
 from autogpt_server.data.status import RunStatus
+from autogpt_server.execution.events import Suspended
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start
 from autogpt_server.execution.state import RunState
@@ -410,6 +411,28 @@ def test_a_run_that_cannot_be_carried_on_is_ended_and_says_so(connection: sqlite
     assert '"failed":1' in run["stats"]
     assert '"canceled":1' in run["stats"]
     assert '"unhandled":1' in run["stats"]
+
+
+def test_a_child_that_is_over_before_it_begins_is_told_to_its_parent(connection: sqlite3.Connection) -> None:
+    """Found by the simulation: at a limit a child run may be born ended, and its parent waited for ever."""
+    game, ledger = begin(connection)
+    game.play("A0 start")
+    execution = game.find("A0")
+    spent = replace(LIMITS, max_executions=0)
+    state = plan_start(ledger.topology, "child", {}, new_id=numbered_ids("c"), limits=spent, at=EPOCH, depth=1)
+    assert state.status is RunStatus.FAILED
+    parent = ParentLink(run_id="run", execution_id=execution.id, attempt=1)
+    child = new_run(state, {}, created_at=EPOCH, inline_value_bytes=INLINE_BYTES, parent=parent)
+    game.apply(Suspended(execution.id, game.tick(), child=child))
+    assert ledger.commit(game.state).outcome is CommitOutcome.DONE
+    (entry,) = rows(connection, "AgentRunInboxEntry")
+    assert (entry["runId"], entry["kind"], entry["nodeExecutionId"], entry["key"]) == (
+        "run",
+        "child_ended",
+        execution.id,
+        "child",
+    )
+    assert [run.id for run in waiting_runs(connection, now=db_time(EPOCH) or "", limit=1) if run.has_news] == ["run"]
 
 
 def test_a_run_that_is_not_there_is_none(connection: sqlite3.Connection) -> None:

@@ -99,6 +99,8 @@ ENDS: dict[str, tuple[str, str]] = {
     "yield to nowhere": ("unknown_output_pin", "'nowhere'; its pins are 'error', 'out'"),
     "yield to a list": ("unknown_output_pin", "yielded on list"),
     "yield too much": ("value_too_large", "MAX_VALUE_BYTES"),
+    "yield a hundred megabytes": ("value_too_large", "MAX_VALUE_BYTES"),
+    "ask for too much memory": ("out_of_memory", "out of memory"),
     "yield error": ("block_failed", "no fuel"),
     "raise at the end": ("block_failed", "at the end"),
     "refuse to close": ("invalid_json_value", "inf is no JSON number"),
@@ -161,6 +163,7 @@ def test_secrets_are_neither_stored_in_errors_nor_logged(server: Runtime) -> Non
     [
         ("change what it yielded", [{"list": [1]}, {"list": [1, 2]}]),
         ("leave threads", [1]),
+        ("leave many threads", [1]),
         ("fork", [1]),
         ("behave", [1]),
     ],
@@ -201,4 +204,36 @@ def test_many_outputs_keep_the_memory_bounded(server: Runtime) -> None:
     ended = server.wait_for_end(run)
     assert ended.status is RunStatus.COMPLETED
     assert ended.stats.bytes > 64_000_000
+    assert server.memory(worker) - before < 48_000_000
+
+
+def test_a_value_of_the_wrong_type_fails_where_it_is_needed(server: Runtime) -> None:
+    graph = server.post(
+        {
+            "source": script(["yield", "many"], ["yield", 2]),
+            "counting": Node(block_id=ManyBlock.id, input_default={"size": 1}),
+            "taker": script(["yield"]),
+        },
+        [("source.out", "counting.count"), ("counting.error", "taker.item")],
+    )
+    run = server.start_run(graph)
+    assert server.wait_for_end(run).status is RunStatus.COMPLETED
+    wrong, right = [execution for execution in server.executions(run) if execution.block_id == ManyBlock.id]
+    assert (wrong.status, right.status) == (NodeStatus.FAILED, NodeStatus.COMPLETED)
+    assert wrong.error is not None
+    assert wrong.error.code == "input_type_mismatch"
+    assert "count" in wrong.error.message
+    assert right.output_data == {"out": ["x", "x"]}
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_a_million_outputs_of_one_execution(server: Runtime) -> None:
+    (worker,) = server.worker_pids()
+    before = server.memory(worker)
+    run = server.start_run(server.post({"a": Node(block_id=ManyBlock.id, input_default={"count": 1_000_000})}))
+    neighbors = [server.start_run(server.post({"a": script(["yield", "fine"])})) for _ in range(5)]
+    assert {server.wait_for_end(neighbor).status for neighbor in neighbors} == {RunStatus.COMPLETED}
+    assert server.run(run).status is RunStatus.RUNNING
+    assert server.wait_until_ended(run, 600).status is RunStatus.COMPLETED
     assert server.memory(worker) - before < 48_000_000

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from autogpt_server.data import health
 from autogpt_server.data.db import Database
+from autogpt_server.data.health import DiskFull, check_writable
 from autogpt_server.server import problems
+from autogpt_server.utils.settings import Settings
 from server.api import Api
 from server.sample_blocks import named_graph
 
@@ -42,7 +47,42 @@ async def test_not_ready_when_nothing_can_be_written(api: Api, monkeypatch: pyte
     monkeypatch.setattr(Database, "write", full)
     response = await api.client.get("/ready")
     assert response.status_code == 503
-    assert response.json()["checks"]["database"] == "not writable (OperationalError)"
+    assert response.json()["checks"]["database"].endswith(": database or disk is full")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 12 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_not_ready_while_the_disk_is_full(small_disk: Path, empty_database: bytes) -> None:
+    (small_disk / "test.db").write_bytes(empty_database)
+    async with await Database.open(Settings(database_url=f"file:{small_disk / 'test.db'}")) as db:
+        await check_writable(db)
+        (small_disk / "ballast").write_bytes(bytes(5 << 20))
+        with pytest.raises(DiskFull, match=r"the disk is full: [0-9,]+ KiB are left, 8,192 are needed"):
+            await check_writable(db)
+        (small_disk / "ballast").unlink()
+        await check_writable(db)
+
+
+async def test_what_is_said_when_the_disk_is_full(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health.check_room, "__kwdefaults__", {"at_least": 1 << 60})
+    response = await api.client.get("/ready")
+    assert response.status_code == 503
+    assert response.json()["checks"]["database"].startswith("not writable: the disk is full")
+    graph = await api.post_graph(named_graph())
+    run_id = await api.execute(graph["id"], {"topic": 1})
+    told = (await api.client.get(f"/executions/{run_id}/explain")).json()
+    assert told["is_progressing"] is False
+    assert "the disk is full" in told["causes"][0]["message"]
 
 
 async def test_not_ready_while_stopping(api: Api) -> None:

@@ -58,6 +58,32 @@ def test_nobody_takes_a_run_from_a_live_owner_however_often_managers_die() -> No
     perform(range(SEEDS // 4), "dying")
 
 
+def test_the_seeds_have_everything_in_them() -> None:
+    """Else the tests above would say less than they seem to."""
+    seen: set[tuple[str, str | None]] = set()
+    for simulation in perform(range(SEEDS // 2)):
+        for statement in (
+            'SELECT "status", "errorCode" FROM "AgentNodeExecution"',
+            'SELECT "outcome", "errorCode" FROM "AgentNodeExecutionAttempt"',
+            'SELECT "status", "errorCode" FROM "AgentGraphExecution"',
+            'SELECT "kind", NULL FROM "AgentRunInboxEntry"',
+        ):
+            seen.update(simulation.disk.connection.execute(statement))
+    wanted = {
+        *(("FAILED", code) for code in ("block_failed", "not_pure", "outcome_unknown", "timeout", "worker_died")),
+        *(("FAILED", code) for code in ("limit_exceeded", "node_failed", "effect_not_started", "mixed_origin")),
+        *(("INTERRUPTED", code) for code in ("outcome_unknown", "timeout")),
+        ("DIED", "worker_died"),
+        ("SUSPENDED", None),
+        ("COMPLETED", None),
+        ("CANCELED", "canceled"),
+        ("CANCELED", "outcome_unknown"),
+        ("SKIPPED", "outcome_unknown"),
+        *((kind, None) for kind in ("cancel", "child_ended", "resolve", "signal")),
+    }
+    assert not wanted - seen
+
+
 def test_a_seed_does_the_same_again_in_any_process() -> None:
     first = Simulation(7)
     first.run()

@@ -259,12 +259,23 @@ class MisbehavingBlock(Block):
                     yield "out", float("inf")
                 finally:
                     yield "out", 2
+            case "yield a hundred megabytes":
+                yield "out", "x" * 100_000_000
             case "leave threads":
                 threading.Thread(target=time.sleep, args=[3600], daemon=False).start()
+                yield "out", 1
+            case "leave many threads":
+                for _ in range(300):
+                    threading.Thread(target=time.sleep, args=[3600], daemon=False).start()
                 yield "out", 1
             case "fork":
                 if os.fork() == 0:
                     return
+                yield "out", 1
+            case "fork and stay":
+                if os.fork() == 0:
+                    while True:
+                        time.sleep(3600)
                 yield "out", 1
             case "kill the process":
                 os._exit(1)

@@ -54,13 +54,19 @@ class Disk:
             raise CommitUncertainError("COMMIT failed (simulated): it is there")
         return answer
 
+    def try_to_read(self) -> None:
+        """Raise, if it cannot be read at the moment."""
+        if self._chance.random() < self.trouble / 4:
+            raise sqlite3.OperationalError("disk I/O error")
+
 
 class SimulatedConnections(engine.Connections):
     """One process's way to the disk."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, *, can_fail_to_read: bool = False) -> None:
         super().__init__(engine.ConnectionOptions(Path("simulated.db")))
         self._disk = disk
+        self._can_fail_to_read = can_fail_to_read
         self._turn = asyncio.Lock()
 
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -74,6 +80,8 @@ class SimulatedConnections(engine.Connections):
     async def read(self, function: Callable[[sqlite3.Connection], T], *, several: bool = True) -> T:
         await asyncio.sleep(self._disk.delay_s())
         try:
+            if self._can_fail_to_read:
+                self._disk.try_to_read()
             return function(self._disk.connection)
         finally:
             await asyncio.sleep(self._disk.delay_s())

@@ -102,7 +102,7 @@ def _read(connection: sqlite3.Connection, run_id: str) -> dict[tuple[str, bool],
         'JOIN "AgentNodeExecution" e ON e."id" = v."agentNodeExecutionId" WHERE e."agentGraphExecutionId" = ? AND v."role" = \'input\'',
         (run_id,),
     ):
-        _, value = outputs[source_id][ordinal]
+        value = cast("Any", outputs[source_id][ordinal][1])
         inputs[execution_id][slot] = _without_words(value["k"] if part else value)
     found: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
     for execution_id, node, status, ordinal, mixed in connection.execute(

@@ -236,7 +236,7 @@ class SimulatedWorker(Worker):
         self.worker_id = context.incarnation
         self._manager = ManagerClient(self._network)
         self._live = Audience(self._stage)
-        self._db = Database(SimulatedConnections(self._stage.disk))
+        self._db = Database(SimulatedConnections(self._stage.disk, can_fail_to_read=True))
         self._topologies = KnownTopologies(self._stage, self._db)
         self._committer = Committer(self._db)
         await self._work(context)
@@ -267,6 +267,7 @@ class Running:
     process: Process
     context: Context
     worker: SimulatedWorker
+    manager: SimulatedManager
     is_forgotten: bool = False
     """Whether its manager has been told that it has ended."""
 
@@ -300,8 +301,12 @@ class Workshop:
         self._wanted.pop(name, None)
         for running in self.running:
             if running.spec.name == name:
-                self._stage.machine.call_in(running.process, running.context.drain, limit_s)
-                self._stage.machine.call_later(min(limit_s, 8.0), self.kill, running, "drained too long")
+                self.drain(running, min(limit_s, 8.0))
+
+    def drain(self, running: Running, limit_s: float) -> None:
+        """Ask a process to end, and end it when its time is over."""
+        self._stage.machine.call_in(running.process, running.context.drain, limit_s)
+        self._stage.machine.call_later(limit_s, self.kill, running, "drained too long")
 
     def let_go(self, name: str) -> None:
         """As `Supervisor.let_go`."""
@@ -328,7 +333,7 @@ class Workshop:
 
         context = Context(spec.name, incarnation, ready, stage.machine)
         worker = SimulatedWorker(stage, self._network, **spec.arguments)
-        running = Running(spec, process, context, worker)
+        running = Running(spec, process, context, worker, manager)
         self.running.append(running)
         process.on_death.append(lambda: self._ended(running, manager))
         stage.tell(process, "starts")
@@ -389,12 +394,20 @@ class SimulatedManager(ExecutionManager):
         self._supervisor: Any = self._workshop
         self._workshop.serve_manager(self, [self._next_worker_spec() for _ in range(self.settings.num_graph_workers)])
         self._network.manager = (self.process, self)
-        db = Database(SimulatedConnections(self._stage.disk))
+        db = Database(SimulatedConnections(self._stage.disk, can_fail_to_read=True))
         await asyncio.gather(self._sweep(db), self._follow_hints(db))
 
     def on_worker(self, event: ProcessEvent) -> None:
         """What the supervisor tells."""
         self._on_worker_event(event)
+
+    def ready_workers(self) -> list[str]:
+        """As `queue_report` says."""
+        return sorted(self._workers.values())
+
+    def holder_of(self, run_id: str) -> str | None:
+        """As `queue_report` says."""
+        return self._dispatcher.holder(run_id)
 
     def _is_gone(self, worker_id: str) -> bool:
         running = self._workshop.find(worker_id)

@@ -6,25 +6,36 @@ import asyncio
 import itertools
 import random
 import sqlite3
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from autogpt_server.data.block import BlockContext, Effects
-from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, db_time, typed_errors
-from autogpt_server.data.inbox import put_into_inbox
-from autogpt_server.data.run_rows import InboxEntry, InboxKind, NewRun, cancel_of
+from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, typed_errors
+from autogpt_server.data.requests import (
+    AlreadyResolved,
+    NodeExecutionEnded,
+    NotInterrupted,
+    RunEnded,
+    RunEnding,
+    SignalKeyReused,
+    request_cancel,
+    resolve_execution,
+    send_signal,
+)
+from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.runs import create_run
+from autogpt_server.execution.interfaces import QueueReport
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start, run_limits
-from autogpt_server.utils import json
 from autogpt_server.utils.settings import Settings
 from support.kahn import Outcome
 from support.ledger import store_graph
 from support.simulation.blocks import SIGNAL, blocks, check_child, draw_plans
 from support.simulation.disk import Disk, SimulatedConnections
+from support.simulation.explained import check_explanations
 from support.simulation.machine import Machine, Process
 from support.simulation.oracle import compare
 from support.simulation.server import Clock, ManagerClient, Running, Server
@@ -42,6 +53,7 @@ class Trouble:
     """What may go wrong in a seed."""
 
     worker_deaths: int = 0
+    worker_drains: int = 0
     manager_deaths: int = 0
     stalls: int = 0
     clock_jumps: int = 0
@@ -50,14 +62,37 @@ class Trouble:
     """One of them in about so many steps."""
 
 
+_REFUSALS = (RunEnded, RunEnding, NodeExecutionEnded, NotInterrupted, AlreadyResolved, SignalKeyReused)
+"""What may be answered to a request that comes too late, or is another under the same key."""
+
+
+_LIMITS: tuple[Mapping[str, float], ...] = (
+    {},
+    {},
+    {},
+    {},
+    {},
+    {},
+    {"max_run_node_executions": 12},
+    {"max_run_duration_s": 3.0},
+)
+"""What runs of a seed are limited to, besides what is usual."""
+
+
 class Failed(AssertionError):
     """A seed that shows a mistake, with what led there."""
 
 
 @cache
-def _settings() -> Settings:
-    return Settings(
-        database_url="file:/nonexistent/simulated.db", num_graph_workers=2, cancel_grace_s=1.0, max_run_depth=3
+def _settings(**limits: float) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": "file:/nonexistent/simulated.db",
+            "num_graph_workers": 2,
+            "cancel_grace_s": 1.0,
+            "max_run_depth": 3,
+            **limits,
+        }
     )
 
 
@@ -75,7 +110,7 @@ class Simulation:
         self.chance = random.Random(self.seed)
         self.machine = Machine(self.chance)
         self.clock = Clock(self.machine)
-        self.settings = _settings()
+        self.settings = _settings(**self.chance.choice(_LIMITS))
         self.plans = draw_plans(self.chance)
         self.library = blocks(self)
         self.topologies = {plan.id: plan.topology(self.library) for plan in self.plans.values()}
@@ -90,6 +125,8 @@ class Simulation:
         self.is_calm = False
         self.started: set[str] = set()
         """Runs that whoever started them was told of."""
+        self.explained = 0
+        """How many causes that `explain` told were looked at."""
         self.compared = 0
         """How many runs were undisturbed, and so compared with the oracle."""
         self._starting = 0
@@ -103,7 +140,9 @@ class Simulation:
     def _draw_trouble(self) -> Trouble:
         chance = self.chance
         kinds = chance.choice((0, 1, 2, 5))
-        chosen = set(chance.sample(("worker", "manager", "stall", "clock", "full", "commit", "network"), kinds))
+        chosen = set(
+            chance.sample(("worker", "drain", "manager", "stall", "clock", "full", "commit", "network"), kinds)
+        )
         if "commit" in chosen:
             self.disk.trouble = chance.choice((0.02, 0.1, 0.3))
         if "network" in chosen:
@@ -114,6 +153,7 @@ class Simulation:
             return Trouble(manager_deaths=8, worker_deaths=2, stalls=8, every_steps=20)
         return Trouble(
             worker_deaths=chance.randint(1, 6) * ("worker" in chosen),
+            worker_drains=chance.randint(1, 3) * ("drain" in chosen),
             manager_deaths=chance.randint(1, 2) * ("manager" in chosen),
             stalls=chance.randint(1, 4) * ("stall" in chosen or self.locks_lie),
             clock_jumps=chance.randint(1, 3) * ("clock" in chosen),
@@ -286,6 +326,7 @@ class Simulation:
         chance, trouble = self.chance, self.trouble
         kinds: dict[str, Callable[[], None]] = {
             "worker_deaths": self._kill_worker,
+            "worker_drains": self._drain_worker,
             "manager_deaths": self._kill_manager,
             "stalls": self._stall,
             "clock_jumps": self._set_clock,
@@ -304,6 +345,13 @@ class Simulation:
     def _kill_worker(self) -> None:
         if (running := self._any_worker()) is not None:
             self.server.workshop.kill(running, "trouble")
+
+    def _drain_worker(self) -> None:
+        """A worker is asked to end in good order, and may not have the time."""
+        if (running := self._any_worker()) is not None:
+            limit_s = self.chance.choice((0.1, 1.5, 8.0))
+            self.tell(running.process, f"drains for {limit_s:g} s")
+            self.server.workshop.drain(running, limit_s)
 
     def _kill_manager(self) -> None:
         if self.server.manager.process.is_alive:
@@ -362,26 +410,54 @@ class Simulation:
         impatience = chance.choice((0.0, 0.0, 0.02))
         while True:
             await asyncio.sleep(1.0 + chance.random() * 4)
-            entries: list[InboxEntry] = []
+            self._look_at_explanations()
+            asked: list[tuple[str, str, Callable[[], Coroutine[Any, Any, None]]]] = []
             for run_id, execution_id, status, waits_for in self.disk.connection.execute(
                 'SELECT "agentGraphExecutionId", "id", "status", "waitsFor" FROM "AgentNodeExecution" WHERE "endedAt" IS NULL'
             ).fetchall():
+                at, times = self.clock.now(), chance.choice((1, 1, 2))
                 if status == "INTERRUPTED" and (self.is_calm or chance.random() < 0.3):
-                    entries += [_decision(run_id, execution_id, chance)] * chance.choice((1, 1, 2))
+                    action = chance.choice(("retry", "retry", "skip", "fail"))
+                    decide = partial(resolve_execution, db, run_id, execution_id, action, at=at)
+                    asked += [(run_id, f"{action} {execution_id}", decide)] * times
                 elif (waits_for is not None and chance.random() < 0.5) or chance.random() < 0.02:
-                    entries += [_signal(run_id, execution_id, chance)] * chance.choice((1, 1, 2))
-                if chance.random() < impatience:
-                    entries.append(cancel_of(run_id, reason="Enough."))
-            for entry in entries:
-                await self._patiently(lambda entry=entry: self._put(db, entry))
-                self.tell(
-                    self.machine.outside, f"puts {entry.kind} {entry.payload} for {entry.execution_id or entry.run_id}"
-                )
-                await client.run_waits(entry.run_id)
+                    name, key = chance.choice((SIGNAL, SIGNAL, SIGNAL, "other")), str(chance.randrange(1000))
+                    signal = partial(send_signal, db, run_id, execution_id, name=name, key=key, value=1, at=at)
+                    asked += [(run_id, f"signal {name} {key} {execution_id}", signal)] * times
+                if chance.random() < impatience and not self.is_calm:
+                    asked += [(run_id, f"cancel {run_id}", partial(request_cancel, db, run_id, at=at))] * times
+            for run_id, words, ask in asked:
+                await self._ask(words, ask)
+                await client.run_waits(run_id)
 
-    async def _put(self, db: Database, entry: InboxEntry) -> None:
-        at = db_time(self.clock.now()) or ""
-        await db.write(lambda connection: put_into_inbox(connection, entry, at=at))
+    async def _ask(self, words: str, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await self._patiently(ask)
+        except _REFUSALS as error:
+            self.tell(self.machine.outside, f"asked to {words}: {type(error).__name__}")
+        else:
+            self.tell(self.machine.outside, f"asked to {words}")
+
+    def _look_at_explanations(self) -> None:
+        manager = self.server.manager
+        queue = None
+        if manager.process.is_alive and self.server.network.manager is not None:
+            ids = [*self.watch.status]
+            holders = {run_id: manager.holder_of(run_id) for run_id in ids}
+            queue = QueueReport(manager.ready_workers(), {run: holder for run, holder in holders.items() if holder}, {})
+        with self._judging():
+            self.explained += check_explanations(
+                self.disk.connection,
+                self.topologies,
+                queue,
+                self._belongs_to_manager,
+                self.clock.now(),
+            )
+
+    def _belongs_to_manager(self, worker_id: str) -> bool:
+        """Whether a worker lives that has not been left behind by a manager that died."""
+        running = self.server.workshop.find(worker_id)
+        return running is not None and running.manager is self.server.manager and not running.is_forgotten
 
     # --- to be read ----------------------------------------------------------------------------------------------------
 
@@ -404,16 +480,3 @@ class Simulation:
                 )
             ]
         return "\n".join(lines)
-
-
-def _decision(run_id: str, execution_id: str, chance: random.Random) -> InboxEntry:
-    action = chance.choice(("retry", "retry", "skip", "fail"))
-    return InboxEntry(run_id, InboxKind.RESOLVE, execution_id, None, json.dumps({"action": action}))
-
-
-def _signal(run_id: str, execution_id: str, chance: random.Random) -> InboxEntry:
-    name = SIGNAL if chance.random() < 0.8 else "other"
-    key = None if chance.random() < 0.5 else "key"
-    return InboxEntry(
-        run_id, InboxKind.SIGNAL, execution_id, key, json.dumps({"name": name, "value": chance.randint(0, 9)})
-    )

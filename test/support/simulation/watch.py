@@ -187,6 +187,8 @@ class Watch:
                 raise Broken(f"{run_id} waits and nobody will see its inbox")
         elif reason is not None:
             raise Broken(f"{run_id} is {status} and has a reason to wait: {reason}")
+        if inbox_last > inbox_done:
+            self._check_inbox(connection, run_id, inbox_done)
         self._check_stats(run_id, json.loads(stats_text), counts)
         doubled = connection.execute(
             'SELECT "agentNodeId", "ordinal" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "ordinal" IS NOT NULL '
@@ -231,6 +233,20 @@ class Watch:
         for status, number in active.items():
             if words[status] not in reason or str(number) not in reason:
                 raise Broken(f"{run_id} says {reason!r} and has {active}")
+
+    @staticmethod
+    def _check_inbox(connection: sqlite3.Connection, run_id: str, inbox_done: int) -> None:
+        """What has been applied is on record as applied."""
+        applied = connection.execute(
+            'SELECT i."number", i."kind" FROM "AgentRunInboxEntry" i JOIN "AgentGraphExecution" g ON g."id" = i."runId" '
+            'LEFT JOIN "AgentNodeExecution" e ON e."id" = i."nodeExecutionId" WHERE i."runId" = ? AND i."number" > ? AND ('
+            "(i.\"kind\" = 'cancel' AND g.\"closing\" = 'CANCELED') OR "
+            '(i."kind" = \'child_ended\' AND json_extract(e."resumed", \'$.child_run_id\') = i."key") OR '
+            '(i."kind" = \'resolve\' AND (e."attempt" > CAST(i."key" AS INTEGER) OR e."endedAt" IS NOT NULL AND g."closing" IS NULL)))',
+            (run_id, inbox_done),
+        ).fetchall()
+        if applied:
+            raise Broken(f"{run_id}: applied, and not on record as applied: {applied}")
 
     @staticmethod
     def _check_stats(run_id: str, stats: Mapping[str, Any], counts: Mapping[str, int]) -> None:
