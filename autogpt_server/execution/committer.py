@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autogpt_server.data.db import CommitUncertain, Database, DatabaseUnavailable, typed_errors
-from autogpt_server.data.execution import commit, committed_seq
+from autogpt_server.data.execution import commit, is_committed
 from autogpt_server.data.run_rows import CommitOutcome, CommitResult, RunCommit
 from autogpt_server.utils import faults
 from autogpt_server.utils.logging import get_logger
@@ -109,14 +109,11 @@ class Committer:
         while True:
             try:
                 with typed_errors():
-                    reached = await self._db.read(
-                        lambda connection: [committed_seq(connection, entry.run_id) for entry in batch]
-                    )
+                    moved = await self._db.read(lambda connection: [is_committed(connection, entry) for entry in batch])
             except DatabaseUnavailable as error:
                 log.error("database cannot be read, trying again", error=str(error))  # noqa: TRY400
                 await asyncio.sleep(RETRY_S)
                 continue
-            moved = [position == (entry.epoch, entry.to_seq) for position, entry in zip(reached, batch, strict=True)]
             if not any(moved):
                 return None
             return [CommitResult(CommitOutcome.DONE if done else CommitOutcome.FENCED) for done in moved]
