@@ -7,7 +7,7 @@ NODE_TOOL := $(VENV)/python scripts/node_tool.py
 
 .DEFAULT_GOAL := help
 
-.PHONY: help run test stress check format bench setup generate migration migration-check prisma lock clean
+.PHONY: help run test stress chaos check format bench setup generate migration migration-check prisma lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -22,6 +22,9 @@ test: setup ## run the tests in parallel; make test ARGS="-k schedule" selects s
 
 stress: setup ## run the long tests with many processes
 	@exec $(VENV)/pytest -m stress $(ARGS)
+
+chaos: setup ## kill the server's processes 500 times under load, and look for what is lost, doubled or a lie; ARGS="--seed 1 --kills 50"
+	@PYTHONPATH=test exec $(VENV)/python -m chaos $(ARGS)
 
 check: setup migration-check ## format, lint, types, layers, and that migrations match schema.prisma
 	$(VENV)/ruff format --check .

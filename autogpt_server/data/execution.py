@@ -117,6 +117,17 @@ def _copy(connection: sqlite3.Connection, run_id: str, taken: TakenOver) -> None
     connection.executemany(_COPY_ATTEMPTS, ((each.id, each.former_id) for each in taken.executions))
 
 
+def is_committed(connection: sqlite3.Connection, entry: RunCommit) -> bool:
+    """Whether it is this entry that has brought its run to where that stands.
+
+    The worker is looked at, too: two that take up a run which nobody has had before claim the same epoch.
+    """
+    found = connection.execute(
+        'SELECT "epoch", "seq", "workerId" FROM "AgentGraphExecution" WHERE "id" = ?', (entry.run_id,)
+    ).fetchone()
+    return found == (entry.epoch, entry.to_seq, None if entry.changes.run.ended_at else entry.worker_id)
+
+
 def committed_seq(connection: sqlite3.Connection, run_id: str) -> tuple[int, int] | None:
     """(epoch, seq) of a run as committed, or None if there is no such run."""
     return connection.execute('SELECT "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()

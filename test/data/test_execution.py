@@ -18,6 +18,7 @@ from autogpt_server.data.execution import (
     commit,
     committed_seq,
     insert_run,
+    is_committed,
     run_key,
     waiting_runs,
 )
@@ -433,6 +434,16 @@ def test_a_child_that_is_over_before_it_begins_is_told_to_its_parent(connection:
         "child",
     )
     assert [run.id for run in waiting_runs(connection, now=db_time(EPOCH) or "", limit=1) if run.has_news] == ["run"]
+
+
+def test_of_two_that_claim_the_same_epoch_it_is_told_whose_commit_is_there(connection: sqlite3.Connection) -> None:
+    """Found by the simulation: a COMMIT that raised was taken for done because another worker had claimed the same epoch and seq."""
+    game, ledger = begin(connection)
+    game.play("A0 start")
+    entry = replace(ledger.cut(game.state), worker_id="one")
+    assert write(connection, [entry])[0].outcome is CommitOutcome.DONE
+    assert is_committed(connection, entry)
+    assert not is_committed(connection, replace(entry, worker_id="two"))
 
 
 def test_a_run_that_is_not_there_is_none(connection: sqlite3.Connection) -> None:

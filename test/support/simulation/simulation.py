@@ -457,7 +457,9 @@ class Simulation:
     def _belongs_to_manager(self, worker_id: str) -> bool:
         """Whether a worker lives that has not been left behind by a manager that died."""
         running = self.server.workshop.find(worker_id)
-        return running is not None and running.manager is self.server.manager and not running.is_forgotten
+        if self.locks_lie or running is None:
+            return False
+        return running.manager is self.server.manager and not running.is_forgotten
 
     # --- to be read ----------------------------------------------------------------------------------------------------
 
