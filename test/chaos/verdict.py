@@ -409,8 +409,12 @@ class _Judge:
         errors = [output for output in execution.outputs if output.pin == _ERROR]
         if bool(errors) != (execution.status == "FAILED") or len(errors) > 1:
             self._wrong(execution, f"{execution.status} with {len(errors)} errors sent")
-        decided = self._decisions(execution)
-        if "retry" in decided:
+        if execution.repeats is not None:
+            former = [output.value for output in self._executions[execution.repeats].outputs if output.pin != _ERROR]
+            if came != former:
+                self._wrong(execution, f"keeps {came} of the execution it repeats, which yielded {former}")
+            return
+        if "retry" in self._decisions(execution):
             return  # what came before the decision came, and then the block was called again
         item = self._value(execution.inputs["item"]) if "item" in execution.inputs else None
         expected = list(_expected(steps, item))
@@ -418,7 +422,7 @@ class _Judge:
             self._wrong(execution, f"doubled or wrong: it yielded {came}, its steps say {expected}")
         elif execution.status == "COMPLETED" and len(came) < len(expected):
             self._wrong(execution, f"lost: it yielded {came}, its steps say {expected}")
-        if any(step[0] == "call" for step in steps) and execution.repeats is None:
+        if any(step[0] == "call" for step in steps):
             self._judge_children(execution, came)
 
     def _judge_children(self, execution: _Execution, came: list[Any]) -> None:

@@ -13,7 +13,7 @@ from autogpt_server.data.status import NodeStatus, RunStatus
 from support.effects import World, outside_world
 from support.running import eventually, is_running
 from support.runtime import PATIENCE_S, Runtime, running
-from support.runtime_blocks import AsyncScriptBlock, ScriptBlock
+from support.runtime_blocks import AsyncScriptBlock, ManyBlock, ScriptBlock
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
@@ -186,6 +186,30 @@ def test_a_commit_that_raises(server: Runtime, world: World, point: str) -> None
         check_workflow(server, world, effects, run)
         # Nobody died: there is nothing to be in doubt about.
         assert server.run(run).status is RunStatus.COMPLETED
+
+
+def test_a_full_disk_pauses_runs(server: Runtime, world: World) -> None:
+    (first, *_) = server.wait_for_workers()
+    many = server.post({"a": Node(block_id=ManyBlock.id, input_default={"count": 100, "size": 32_000})})
+    # Files may grow a little, which the log needs, and not by what the run yields. For a process that writes it is as on a full disk.
+    server.limit_files(len(server.log()) + 200_000)
+    refused = _refusals(server)
+    run = server.start_run(many)
+    eventually(lambda: _refusals(server) > refused, PATIENCE_S)
+    started = start_workflows(server, world)
+    assert server.run(run).status in (RunStatus.QUEUED, RunStatus.RUNNING)
+    server.limit_files(None)
+    assert server.wait_until_ended(run).status is RunStatus.COMPLETED
+    assert server.outputs(run) == ["x" * 32_000] * 100
+    for effects, workflow in started.items():
+        check_workflow(server, world, effects, workflow)
+        assert server.run(workflow).status is RunStatus.COMPLETED
+    assert first in server.worker_pids()
+
+
+def _refusals(server: Runtime) -> int:
+    log = server.log()
+    return log.count("database refused a commit") + log.count("commit may have failed")
 
 
 def test_an_assignment_that_is_lost_on_its_way(server: Runtime, world: World) -> None:

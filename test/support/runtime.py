@@ -173,6 +173,13 @@ class Runtime:
         self._app.wait()
         self._app = None
 
+    def limit_files(self, size: int | None) -> None:
+        """Let the server's processes write no file beyond `size` bytes; None: let them again."""
+        wanted = psutil.RLIM_INFINITY if size is None else size
+        for process in self._look_around():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.rlimit(psutil.RLIMIT_FSIZE, (wanted, process.rlimit(psutil.RLIMIT_FSIZE)[1]))
+
     def request_stop(self) -> None:
         """Ask the server to stop, as Ctrl-C does."""
         assert self._app is not None
