@@ -133,20 +133,6 @@ def committed_seq(connection: sqlite3.Connection, run_id: str) -> tuple[int, int
     return connection.execute('SELECT "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
 
 
-def is_committed(connection: sqlite3.Connection, entry: RunCommit) -> bool:
-    """Whether a range of events is in the database.
-
-    Another worker may have claimed the run under the same epoch and committed as many events: the worker's name tells them apart. An ended run
-    names no worker, but then nothing depends on whose end it was.
-    """
-    ends = entry.changes.run.ended_at is not None
-    row = connection.execute(
-        'SELECT "workerId", "endedAt" FROM "AgentGraphExecution" WHERE "id" = ? AND "epoch" = ? AND "seq" = ?',
-        (entry.run_id, entry.epoch, entry.to_seq),
-    ).fetchone()
-    return row is not None and (row[1] is not None if ends else row[0] == entry.worker_id)
-
-
 @dataclass(frozen=True, slots=True)
 class RunKey:
     """Which graph version a run performs, and where it stands."""

@@ -87,8 +87,9 @@ async def create_run(db: Database, run: NewRun) -> StartedRun:
         with typed_errors():
             return await db.write(write)
     except CommitUncertain:
-        if await db.read(lambda connection: committed_seq(connection, run.id)) is None:
-            raise
+        with typed_errors():
+            if await db.read(lambda connection: committed_seq(connection, run.id)) is None:
+                raise
         return started
 
 

@@ -136,6 +136,7 @@ class RunSnapshot:
     """How many owners died in a row without progress."""
     depth: int = 0
     limits: str | None = None
+    parent_run_id: str | None = None
     inbox_done: int = 0
     inbox: list[StoredEntry] = field(default_factory=list[StoredEntry])
     """Entries that have not been applied yet."""
@@ -145,7 +146,7 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
     """Read a run that has not ended, or None. `static_pins` are the output pins whose newest value serves later executions."""
     row = connection.execute(
         'SELECT "agentGraphId", "agentGraphVersion", "status", "epoch", "seq", "workerId", "closing", "errorCode", "errorMessage", "reason", "stats", "startedAt", "takeovers", '
-        '"depth", "limits", "inboxDone", "rerunOfId" FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
+        '"depth", "limits", "parentRunId", "inboxDone", "rerunOfId" FROM "AgentGraphExecution" WHERE "id" = ? AND "endedAt" IS NULL',
         (run_id,),
     ).fetchone()
     if row is None:
@@ -155,7 +156,7 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
         'SELECT "agentNodeId", max("ordinal") + 1 FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "ordinal" IS NOT NULL GROUP BY "agentNodeId"',
         (run_id,),
     ).fetchall()
-    *columns, takeovers, depth, limits, inbox_done, rerun_of_id = row
+    *columns, takeovers, depth, limits, parent_run_id, inbox_done, rerun_of_id = row
     has_statics = row[3] > 0 or rerun_of_id is not None  # a new run has none, unless it took them over
     return RunSnapshot(
         run_id,
@@ -163,6 +164,7 @@ def load_run(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
         takeovers=takeovers,
         depth=depth,
         limits=limits,
+        parent_run_id=parent_run_id,
         inbox_done=inbox_done,
         inbox=read_inbox(connection, run_id, after=inbox_done),
         executions=executions,

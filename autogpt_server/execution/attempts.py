@@ -94,6 +94,8 @@ class Attempt:
     time_left_s: float | None = None
     """How long it may still take, from `timed_since` on; None for no limit."""
     timed_since: datetime | None = None
+    is_launched: bool = False
+    """Whether its block is being called; before, it waits for the commit that says so."""
     is_over: bool = False
     """Whether its end has been reported. Set on the worker's loop."""
 

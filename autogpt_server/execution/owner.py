@@ -86,6 +86,10 @@ class Workshop(Protocol):
         """Events have become durable: whoever watches may be told."""
         ...
 
+    def hint(self, run_ids: Iterable[str]) -> None:
+        """Tell the manager of runs that have been made, or that have something new in their inbox."""
+        ...
+
     def release(self, owner: RunOwner) -> None:
         """The worker is done with the run: it has ended, waits, or belongs to another worker."""
         ...
@@ -142,6 +146,7 @@ class RunOwner:
         self._alarm_at: datetime | None = None
         self._former_died = snapshot.status == RunStatus.RUNNING
         self._news = snapshot.inbox
+        self._parent_run_id = snapshot.parent_run_id
         self._crowded: frozenset[int] = frozenset()
         self._is_pacing = True
 
@@ -213,6 +218,7 @@ class RunOwner:
         self._workshop.report(self, attempt, event)
 
     def _launch(self, attempt: Attempt) -> None:
+        attempt.is_launched = True
         attempt.time_left_s = attempt.execution.node.timeout_s
         self._start_clock(attempt)
         self._workshop.launch(attempt)
@@ -261,7 +267,7 @@ class RunOwner:
         self._workshop.call_later(self._workshop.cancel_grace_s, partial(self._insist, attempt))
 
     def _insist(self, attempt: Attempt) -> None:
-        if not attempt.is_over:
+        if attempt.is_launched and not attempt.is_over:
             self._workshop.stuck(attempt)
 
     def check_time(self, now: datetime) -> None:
@@ -305,6 +311,7 @@ class RunOwner:
             case CommitOutcome.DONE:
                 self.durable_epoch, self.durable_seq = entry.epoch, entry.to_seq
                 self._workshop.reached(self)
+                self._tell_family(entry)
                 if self._failure is not None:
                     self._abandon()
                 else:
@@ -314,6 +321,15 @@ class RunOwner:
                 self.drop()
             case CommitOutcome.FAILED:
                 self.fail(result.error or RuntimeError("rows refused"))
+
+    def _tell_family(self, entry: RunCommit) -> None:
+        """Have those runs looked at now that this commit has made, or written to."""
+        changes = entry.changes
+        told = {child.id for child in changes.children} | {other.run_id for other in changes.outbox}
+        if changes.run.ended_at is not None and self._parent_run_id is not None:
+            told.add(self._parent_run_id)
+        if told:
+            self._workshop.hint(told)
 
     def fail(self, error: Exception) -> None:
         """Something that cannot happen has happened: what is in memory is not to be built on. End the run as failed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -393,6 +393,11 @@ class Worker(AppProcess):
         if not self._reached:
             self._loop.call_soon(self._tell)
         self._reached[owner.state.id] = (owner.ids.graph_id, owner.durable_seq)
+
+    def hint(self, run_ids: Iterable[str]) -> None:
+        """Tell the manager of runs that have been made, or that have something new in their inbox."""
+        for run_id in sorted(run_ids):
+            self._spawn(self._manager.run_waits(run_id))
 
     def release(self, owner: RunOwner) -> None:
         """The run is done with, here."""

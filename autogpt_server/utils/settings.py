@@ -108,7 +108,10 @@ class Settings(BaseSettings):
     # Processes
     num_graph_workers: int = Field(default=2, ge=1, le=256, description="How many worker processes perform runs.")
     worker_threads: int = Field(
-        default=16, ge=1, le=1024, description="How many blocks with a plain `run` a worker process performs at once."
+        default=128,
+        ge=1,
+        le=1024,
+        description="How many blocks with a plain `run` a worker process performs at once; each has a thread, made when it is needed.",
     )
     worker_hung_limit_s: float = Field(
         default=60.0,
