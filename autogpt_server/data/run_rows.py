@@ -175,7 +175,7 @@ class RunCommit:
     """Of a claim: whether the owner before, if there was one, was performing the run when it went away."""
     inbox_done: int = 0
     """Number of the last inbox entry that was applied so far."""
-    at: str = ""
+    at: str = field(kw_only=True)
     """When it was cut."""
 
 

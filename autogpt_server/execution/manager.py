@@ -255,6 +255,8 @@ class ExecutionManager(ManagerInterface, AppService):
             faults.reach("manager.sweep.before")
             pause_s = SWEEP_S
             now = self._now()
+            for worker_id in list(self._orphans):
+                self._is_gone(worker_id)  # even if no run names it: one that stands still would never end
             try:
                 with typed_errors():
                     runs, wake_at = await db.read(partial(look_for_work, now=db_time(now) or "", limit=SWEEP_RUNS))
@@ -334,10 +336,11 @@ class ExecutionManager(ManagerInterface, AppService):
                 self._supervisor.remove(name)
 
     def _tidy_up(self) -> None:
-        """Remove the lock files of workers that are no more. A run that names one of them is free all the same."""
+        """Remove the lock files of workers that are no more, and note which former ones are left. A run that names one of the first is free all the same."""
         instance = Instance(self.settings)
         for path in (instance.folder / "workers").glob("*.lock"):
-            instance.worker_lock(path.stem).discard()
+            if not instance.worker_lock(path.stem).discard():
+                self._orphans[path.stem] = time.monotonic()
 
     def _is_gone(self, worker_id: str) -> bool:
         """Whether a worker that is not ours any more can do nothing. One that holds on beyond its grace (stopped, stuck) is killed."""

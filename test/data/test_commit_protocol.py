@@ -75,6 +75,7 @@ def entry(run_id: str, epoch: int, seqs: tuple[int, int], *, status: str = "RUNN
         f"worker of epoch {epoch}",
         *seqs,
         RunChanges(RunRow(status, "{}", ended_at=ended_at), **rows),
+        at=NOW,
         **changes,
     )
 

@@ -54,7 +54,7 @@ class Scribe:
         changes = RunChanges(RunRow("RUNNING", "{}"))
         if self.large:
             changes.large.append(LargeValue("hash", "x" * self.large, self.large))
-        return RunCommit(self.run_id, 1, "worker", 1, 2, changes, claim=True)
+        return RunCommit(self.run_id, 1, "worker", 1, 2, changes, claim=True, at="2026-01-01T00:00:00.000+00:00")
 
     def written(self, entry: RunCommit, result: CommitResult) -> None:
         self.results.append(result)

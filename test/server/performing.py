@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from autogpt_server.data.block import Block
-from autogpt_server.data.db import Database
+from autogpt_server.data.db import Database, db_time
 from autogpt_server.data.execution import commit, run_key
 from autogpt_server.data.run_rows import CommitOutcome, RunCommit
 from autogpt_server.data.snapshot import RunSnapshot, load_run
@@ -23,6 +23,7 @@ from autogpt_server.execution.state import Execution, Failure, FailureKind
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.server.context import ServerContext
 from autogpt_server.utils import json
+from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.settings import Settings
 from support.blocks import run_block
@@ -59,7 +60,16 @@ class RunPerformer:
             nonlocal committed, claim
             waiting.extend(todo.start)
             changes = take_changes(state, inline_value_bytes=self._settings.inline_value_bytes)
-            entry = RunCommit(run_id, snapshot.epoch + 1, "test", committed, state.seq, changes, claim=claim)
+            entry = RunCommit(
+                run_id,
+                snapshot.epoch + 1,
+                "test",
+                committed,
+                state.seq,
+                changes,
+                claim=claim,
+                at=db_time(utc_now()) or "",
+            )
             [result] = await self._db.write(lambda connection: commit(connection, [entry]))
             assert result.outcome is CommitOutcome.DONE, result
             committed, claim = state.seq, False
@@ -114,6 +124,7 @@ class Owner:
                 changes,
                 claim=self._is_new,
                 inbox_done=self.state.inbox_done,
+                at=db_time(utc_now()) or "",
             )
             [result] = await self._db.write(lambda connection, entry=entry: commit(connection, [entry]))
             assert result.outcome is CommitOutcome.DONE, result

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from autogpt_server.data.db import db_time
 from autogpt_server.data.execution import commit, insert_run
 from autogpt_server.data.migrate import known_migrations, migrate
 from autogpt_server.data.run_rows import CommitResult, RunCommit
@@ -109,6 +110,7 @@ class Ledger:
             take_changes(state, inline_value_bytes=INLINE_BYTES),
             claim=not self.claimed,
             progress=progress,
+            at=db_time(EPOCH) or "",
         )
         self.seq = state.seq
         self.claimed = True
