@@ -97,7 +97,7 @@ class Attempt:
     is_launched: bool = False
     """Whether its block is being called; before, it waits for the commit that says so."""
     is_over: bool = False
-    """Whether its end has been reported. Set on the worker's loop."""
+    """Whether its end has been reported. Set in turn."""
 
     @property
     def node_index(self) -> int:

@@ -74,6 +74,7 @@ class Gate:
                 if self.is_paused(attempt) and not paused:
                     paused = True
                     note_pause(True)
+                    continue  # what that has led to may have ended the wait already
                 self._changed.wait()
         if paused:
             note_pause(False)

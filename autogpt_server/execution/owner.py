@@ -51,7 +51,7 @@ class Workshop(Protocol):
     def now(self) -> datetime: ...
 
     def call_later(self, delay_s: float, perform: Callable[[], None]) -> Alarm:
-        """Have something done on the loop after a while."""
+        """Have something done in turn after a while."""
         ...
 
     def enqueue(self, owner: RunOwner, execution: Execution) -> None:
@@ -63,7 +63,7 @@ class Workshop(Protocol):
         ...
 
     def report(self, owner: RunOwner, attempt: Attempt, event: AttemptEvent) -> None:
-        """Bring an event to the loop. Called from any thread."""
+        """Apply an event, or leave it to the thread that is planning. Called from any thread."""
         ...
 
     def discard(self, attempt: Attempt) -> None:
@@ -109,7 +109,7 @@ class _Ahead:
 
 
 class RunOwner:
-    """A run while this worker performs it. Everything here runs on the worker's loop."""
+    """A run while this worker performs it. Everything here is called in turn (`turns.py`), one thread at a time."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class RunOwner:
         return True
 
     def take(self, event: Step) -> None:
-        """What an attempt has reported; called on the loop, in order."""
+        """What an attempt has reported, in order."""
         if not isinstance(event, GraphCalled):
             self.apply(event)
         elif not self._is_gone and (execution := self.state.live.get(event.execution_id)) is not None:

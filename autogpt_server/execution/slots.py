@@ -10,7 +10,7 @@ from autogpt_server.execution.state import Execution
 
 
 class Slots:
-    """A counted number of places. All on the worker's loop."""
+    """A counted number of places. Everything here is called in turn (`turns.py`)."""
 
     def __init__(self, size: int) -> None:
         self._size = size
