@@ -21,7 +21,9 @@ from autogpt_server.execution.state import Execution, Failure, InputRow, NodeSta
 from autogpt_server.execution.topology import OutLink, PlannedNode, Release, output_key
 
 MAX_READY = 1000
-"""With so many executions of a node waiting to start, those who send it values pause (rule F8 says nothing of this; memory does)."""
+"""With so many executions of a node waiting to start, those who send it values pause (rule F8 says nothing of this; memory does).
+
+What they have sent by then still comes: at most `gate.Allowance.events` more."""
 ENOUGH_READY = 500
 """With so few they go on."""
 _LONGEST_S = 1e13
