@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,10 @@ _LONGEST_ALARM_S = 86_400.0
 """Further off, an alarm is set again on the way: the clock may have been set meanwhile."""
 KEEP_WAITING_S = 2.0
 """A run that waits for a time no further off than this stays with its worker."""
+MAX_CUT_ROWS = 600
+MAX_CUT_BYTES = 1024 * 1024
+"""A cut is made at the first event that brings it to so much, and the next ones are for another transaction: while one is written nobody else in
+any process can write."""
 
 
 class Workshop(Protocol):
@@ -137,6 +142,10 @@ class RunOwner:
         self.durable_seq = snapshot.seq
         """What is committed: of this owner, or of the one before while nothing of this one is."""
         self._ahead = _Ahead()
+        self._cuts: deque[tuple[RunCommit, _Ahead]] = deque()
+        """Made into rows, and not on their way to the disk yet."""
+        self._has_more = False
+        """Whether more than what is on its way waited when that was taken."""
         self._in_flight: _Ahead | None = None
         self._attempts: dict[str, Attempt] = {}
         self._waiting_for_commit: list[tuple[int, Attempt]] = []
@@ -184,6 +193,8 @@ class RunOwner:
             self._attempts.pop(event.execution_id, None)
             self._ahead.progress = True
         todo = self._planner.apply(event)
+        if self.state.changes.rows >= MAX_CUT_ROWS or self._ahead.value_bytes >= MAX_CUT_BYTES:
+            self._gather()
         self._workshop.changed(self, at_once=self.state.status is not RunStatus.RUNNING or not self.gate.is_open)
         self._perform(todo)
 
@@ -283,8 +294,18 @@ class RunOwner:
 
     def cut(self) -> RunCommit | None:
         """Take what has happened since the last cut (`committer.Source`)."""
-        if self._is_gone or self._failure is not None or self.state.seq == self._cut_seq:
+        if self._is_gone or self._failure is not None:
             return None
+        if not self._cuts and self.state.seq != self._cut_seq:
+            self._gather()
+        if not self._cuts:
+            return None
+        entry, self._in_flight = self._cuts.popleft()
+        self._has_more = bool(self._cuts) or self.state.seq != self._cut_seq
+        return entry
+
+    def _gather(self) -> None:
+        """Make rows of what has happened since the last time."""
         entry = RunCommit(
             run_id=self.state.id,
             epoch=self._epoch,
@@ -299,8 +320,8 @@ class RunOwner:
             at=db_time(self._workshop.now()) or "",
         )
         self._cut_epoch, self._cut_seq = self._epoch, self.state.seq
-        self._in_flight, self._ahead = self._ahead, _Ahead()
-        return entry
+        self._cuts.append((entry, self._ahead))
+        self._ahead = _Ahead()
 
     def written(self, entry: RunCommit, result: CommitResult) -> None:
         """Learn what became of a cut (`committer.Source`)."""
@@ -338,6 +359,7 @@ class RunOwner:
             return
         log.error("run cannot be carried on with", run_id=self.state.id, traceback=traceback_text(error))
         self._failure = _INTERNAL
+        self._cuts.clear()
         self.stop_attempts()
         if self._in_flight is None:  # else once it is known what is committed
             self._abandon()
@@ -364,6 +386,7 @@ class RunOwner:
 
     def _leave(self) -> None:
         self._is_gone = True
+        self._cuts.clear()
         if self._alarm is not None:
             self._alarm.cancel()
         for _, attempt in self._waiting_for_commit:
@@ -374,6 +397,8 @@ class RunOwner:
         self.stop_attempts()
 
     def _durable(self) -> None:
+        if self._has_more:
+            self._workshop.changed(self, at_once=True)
         seq = self.durable_seq
         begun = [attempt for at, attempt in self._waiting_for_commit if at <= seq]
         self._waiting_for_commit = [(at, attempt) for at, attempt in self._waiting_for_commit if at > seq]

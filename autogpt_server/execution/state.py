@@ -234,6 +234,11 @@ class Changes:
     children: list[NewRun] = field(default_factory=list[NewRun])
     outbox: list[InboxEntry] = field(default_factory=list[InboxEntry])
 
+    @property
+    def rows(self) -> int:
+        """How many rows that makes, but for what is rare."""
+        return len(self.executions) + len(self.inputs) + len(self.outputs) + len(self.released)
+
 
 @dataclass(slots=True)
 class Counters:
