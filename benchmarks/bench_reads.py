@@ -40,16 +40,27 @@ class Stored:
     schedule_id: str
 
 
-async def _store(client: Client) -> Stored:
+async def _store_runs(client: Client) -> tuple[str, str]:
+    """(graph id, run id)."""
     graph_id = await client.create(_graphs.chain(NODES))
     run_id = ""
     for _ in range(RUNS + 5):
         run_id = await client.run(graph_id, {"text": "x"})
+    return graph_id, run_id
+
+
+async def _store_schedules(client: Client, graph_id: str) -> str:
+    """The id of one of them."""
     schedule: dict[str, Any] = {}
     for _ in range(SCHEDULES):
         body = {"cron": "0 0 1 1 *", "input_data": {"text": "x"}, "is_enabled": False}
         schedule = await client.json("POST", f"/graphs/{graph_id}/schedules", body)
-    return Stored(graph_id, run_id, schedule["id"])
+    return str(schedule["id"])
+
+
+async def _store(client: Client) -> Stored:
+    graph_id, run_id = await _store_runs(client)
+    return Stored(graph_id, run_id, await _store_schedules(client, graph_id))
 
 
 def _reads(client: Client, stored: Stored) -> dict[str, Request]:
@@ -97,7 +108,11 @@ def _others(client: Client, stored: Stored) -> dict[str, tuple[Request, int]]:
 
 async def latency(server: Server, client: Client) -> None:
     """Each kind of read, one request after the other."""
-    stored = await _store(client)
+    graph_id, run_id = await _store_runs(client)
+    await client.request("GET", f"/graphs/{graph_id}/executions")
+    show(f"memory of the {_SERVICE} before it is asked for schedules (PSS)", await _settled_mb(server), "MB")
+    stored = Stored(graph_id, run_id, await _store_schedules(client, graph_id))
+    show("   once it was", await _settled_mb(server), "MB")
     for what, request in _reads(client, stored).items():
         for _ in range(WARM // 10):
             await request()
@@ -110,8 +125,7 @@ async def latency(server: Server, client: Client) -> None:
         cpu_s = server.cpu_s()[_SERVICE] - cpu_s
         show(f"{what}: p50", statistics.median(times) * 1000, "ms")
         note(f"p99 {percentile(times, 0.99) * 1000:.2f} ms, CPU of the {_SERVICE} {cpu_s / TIMES * 1000:.2f} ms")
-    show(f"memory of the {_SERVICE} (PSS)", server.memory_of(_SERVICE), "MB")
-    show("memory of all processes (PSS)", server.memory_mb(), "MB")
+    show(f"memory of the {_SERVICE} afterwards (PSS)", server.memory_of(_SERVICE), "MB")
 
 
 async def held(server: Server, client: Client) -> None:
