@@ -161,6 +161,7 @@ class ExecutionManager(ManagerInterface, AppService):
         self._dispatcher.done(worker_id, done)
         for run_id in done:
             self._owners.pop(run_id, None)
+        self._follow_missed_nudges(worker_id, last, done)
         self._dismiss_solo(worker_id)
         waiter = _Waiter(Bench(worker_id, room), self._loop.create_future())
         self._waiters[worker_id] = waiter
@@ -193,6 +194,15 @@ class ExecutionManager(ManagerInterface, AppService):
         self._supervisor.let_go(name)
         if name not in self._solos:
             self._supervisor.add(self._next_worker_spec())
+
+    def _follow_missed_nudges(self, worker_id: str, last: Assignment, done: list[str]) -> None:
+        """See to news of runs of which a worker was told when it had just given them up: without this they would wait for the next sweep."""
+        nudged = self._nudges.get(worker_id, set[str]())
+        missed = {*last.nudged, *nudged}.intersection(done)
+        if missed:
+            nudged -= missed
+            self._hinted |= missed
+            self._has_hints.set()
 
     def _answer_waiters(self) -> None:
         if self._is_draining:

@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from autogpt_server.data.block import Block
+from autogpt_server.data.block import Block, BlockKind
 from autogpt_server.data.db import Database
 from autogpt_server.data.intake import IntakeRules
 from autogpt_server.data.validation import GraphLimits
@@ -101,6 +101,11 @@ class ServerContext:
     def block_list(self) -> bytes:
         """The library as `GET /blocks` answers it; it does not change while the server runs."""
         return json.dumps_bytes([block.describe() for block in self.blocks.values()])
+
+    @cached_property
+    def output_block_ids(self) -> list[str]:
+        """The blocks whose nodes are a graph's outputs."""
+        return [block.id for block in self.blocks.values() if block.kind is BlockKind.OUTPUT]
 
 
 def context_of(connection: HTTPConnection) -> ServerContext:

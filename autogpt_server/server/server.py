@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Mapping
 
 from autogpt_server.blocks import get_blocks
@@ -55,16 +54,12 @@ class AgentServer(LiveInterface, AppService):
             await live.start()
             serving = asyncio.create_task(http.serve([listener]), name="http")
             draining = asyncio.create_task(context.drain_requested(), name="drain")
-            preparing: asyncio.Task[None] | None = None
             try:
                 await http.wait_started(serving)
                 await context.ready(settings.api_url)
-                preparing = asyncio.create_task(_prepare_client(db), name="prisma")
                 await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 draining.cancel()
-                if preparing is not None:
-                    preparing.cancel()
                 await live.stop()
                 http.should_exit = True
                 await serving
@@ -76,12 +71,6 @@ class AgentServer(LiveInterface, AppService):
         """Workers have committed events."""
         if self._live is not None:
             self._live.reached(reached)
-
-
-async def _prepare_client(db: Database) -> None:
-    """Import what routes that list will need, which takes half a second and nobody has to wait for before the address answers."""
-    await db.prepare_client()
-    gc.freeze()  # as when a process becomes ready: what was imported stays
 
 
 class ServicePeers:
