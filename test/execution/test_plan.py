@@ -457,7 +457,7 @@ def test_the_time_limit_does_not_count_the_time_a_run_waited() -> None:
     game = play("A: unsafe\nB: unsafe\nC: free", "A0 start\nB0 start\nC0 end", max_duration_s=60.0)
     game.apply(OwnerDied(game.tick()))
     assert game.state.status is RunStatus.WAITING
-    assert game.state.reason == "2 interrupted node execution(s) whose outcome is not known need a decision."
+    assert game.state.reason == "2 node executions need a decision, because their outcome is not known."
     game.tick(3600)
     # What the next issue does when a person decides: the execution is queued again.
     game.find("A0").become(NodeStatus.QUEUED)

@@ -108,12 +108,22 @@ def test_who_waits_makes_room_for_others_but_keeps_its_turn() -> None:
 # --- retries and time limits ---------------------------------------------------------------------------------------------
 
 
+def test_a_run_that_waits_tells_for_what() -> None:
+    game = play("A: free\nB: free\nC: free", "A0 start\nB0 start\nC0 start")
+    game.apply(Suspended(game.find("A0").id, game.tick(), signal="go"))
+    game.apply(Suspended(game.find("B0").id, game.tick(), signal="go"))
+    assert (game.state.status, game.state.reason) == (RunStatus.RUNNING, None)
+    game.apply(Suspended(game.find("C0").id, game.tick(), until=EPOCH + timedelta(days=1)))
+    assert game.state.status is RunStatus.WAITING
+    assert game.state.reason == "2 node executions wait for signals; 1 node execution waits for a time."
+
+
 def test_a_pause_before_the_next_attempt_keeps_the_run_waiting() -> None:
     game = play('A: free @retry={"max_attempts":2,"delay_s":60}', "A0 start")
     execution = game.find("A0")
     fail(game, execution)
     assert (execution.status, game.state.status) == (NodeStatus.QUEUED, RunStatus.WAITING)
-    assert game.state.reason == "1 node execution(s) wait before they are tried again."
+    assert game.state.reason == "1 node execution waits before it is tried again."
     game.started.clear()
     game.apply(Due(game.at + timedelta(seconds=60)))
     assert game.started == ["A0"]
@@ -210,6 +220,7 @@ def test_a_graph_may_decide_to_repeat_but_not_for_ever() -> None:
     game.play("A0 start")
     game.apply(OwnerDied(game.tick()))
     assert execution.status is NodeStatus.INTERRUPTED
+    assert execution.retries == MAX_AUTOMATIC_REPEATS, "asking is no repetition"
 
 
 @pytest.mark.parametrize(("policy", "status"), [("skip", NodeStatus.SKIPPED), ("fail", NodeStatus.FAILED)])
@@ -248,7 +259,8 @@ def test_a_run_that_is_ended_waits_for_its_children_to_end() -> None:
     game, execution = with_child()
     game.close(RunStatus.CANCELED)
     assert [(entry.run_id, entry.kind) for entry in game.state.changes.outbox] == [("child", InboxKind.CANCEL)]
-    assert not game.state.status.is_terminal
+    assert game.state.status is RunStatus.WAITING
+    assert game.state.reason == "It is being ended, and waits for 1 child run to end."
     game.apply(ChildEnded(execution.id, game.tick(), "child"))
     assert (execution.status, game.state.status) == (NodeStatus.CANCELED, RunStatus.CANCELED)
 
