@@ -340,7 +340,7 @@ class Explainer:
                 run,
                 execution,
                 CauseCode.WAITS_FOR_SIGNAL,
-                f"{{block}} waits for the signal {execution.waits_for!r}; send it with {request['method']} {request['path']}.",
+                f"{{block}} waits for the signal {execution.waits_for!r}.",
                 until=execution.not_before,
                 data={"name": execution.waits_for, "request": request},
             )
@@ -355,7 +355,7 @@ class Explainer:
             run,
             execution,
             CauseCode.NEEDS_DECISION,
-            f"{{block}} was interrupted, and it is not known what it has done outside. {execution.error} Decide with {request['method']} {request['path']}: "
+            f"{{block}} was interrupted, and it is not known what it has done outside. {execution.error} Somebody has to decide: "
             "retry calls it again, skip keeps what came and goes on, fail takes it for failed.",
             data={
                 "choices": choices,
