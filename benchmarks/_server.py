@@ -43,21 +43,27 @@ class Server:
                 total += process.memory_full_info().pss
         return total / 2**20
 
+    def memory_of(self, service: str) -> float:
+        """Proportional set size of one service's process."""
+        return psutil.Process(self._pids()[service]).memory_full_info().pss / 2**20
+
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds of each part so far. Workers are the children of the ExecutionManager."""
-        status = Instance(Settings(database_url=f"file:{self.database}")).status()
-        if status is None:
-            raise RuntimeError("the server does not say what it consists of")
         spent: dict[str, float] = {}
-        for service in status.services:
-            if service.pid is None:
-                continue
-            process = psutil.Process(service.pid)
-            spent[service.name] = _cpu_s(process)
+        for name, pid in self._pids().items():
+            process = psutil.Process(pid)
+            spent[name] = _cpu_s(process)
             workers = [child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())]
             if workers:
                 spent["workers"] = sum(map(_cpu_s, workers))
         return spent
+
+    def _pids(self) -> dict[str, int]:
+        """Service -> its process."""
+        status = Instance(Settings(database_url=f"file:{self.database}")).status()
+        if status is None:
+            raise RuntimeError("the server does not say what it consists of")
+        return {service.name: service.pid for service in status.services if service.pid is not None}
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -1,8 +1,8 @@
 """The database of one process: its connections, and a Prisma client on the in-process engine that works on them.
 
-Reads and ordinary writes go through `Database.client`. `Database.write` and `Database.read` are for what has to be one trip: the commits of the
-worker, an occurrence with its run, and the reads that a page of a large run needs. A process that needs nothing else does not pay for the client,
-which is made when it is first used.
+Two ways lead to it. `Database.prisma` is the typed one, for what is asked for now and then: schedules and their occurrences. What is asked for all the time
+is SQL in one trip to the database's thread: the commits of the worker, an occurrence with its run, and the reads of graphs and runs, which take half
+the time so (benchmarks/README.md). A process that asks for nothing else does without the client, which is 20 MB.
 """
 
 from __future__ import annotations
@@ -68,19 +68,16 @@ class Database:
         await connections.open()
         return cls(connections)
 
-    @property
-    def client(self) -> Prisma:
-        """The Prisma client. Whoever asks first in a process waits for its import: half a second, unless it was prepared.
+    async def prisma(self) -> Prisma:
+        """The Prisma client. It is imported when a process first asks for it, which takes half a second, aside, and 20 MB.
 
         Raises `EngineNotBuiltError` when nothing has been generated.
         """
         if self._client is None:
+            await asyncio.to_thread(engine.import_client)
+        if self._client is None:  # nobody else was faster
             self._client = engine.client_on(self._connections)
         return self._client
-
-    async def prepare_client(self) -> None:
-        """Import the client aside, so that the loop does not wait for it later."""
-        await asyncio.to_thread(engine.import_client)
 
     async def write(self, perform: Callable[[sqlite3.Connection], T]) -> T:
         """Run `perform` in the writer thread in a transaction: BEGIN IMMEDIATE, `perform`, COMMIT; an exception undoes what it did.
@@ -90,12 +87,16 @@ class Database:
         """
         return await self._connections.write(perform)
 
+    async def reserve_log(self) -> bool:
+        """Make room for the write-ahead log, so that commits need not: one process does it when it has opened the database."""
+        return await self._connections.reserve_log()
+
     async def read(self, perform: Callable[[sqlite3.Connection], T]) -> T:
         """Run `perform` in the reader thread on a read-only connection, as one snapshot."""
         return await self._connections.read(perform)
 
     async def peek(self, perform: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `perform`, one statement that reads a few rows by their keys, on the loop's thread: sooner than `read`, but all else waits for it."""
+        """Run `perform`, which reads a few rows by their keys, on the loop's thread: sooner than `read`, but all else waits for it."""
         return await self._connections.peek(perform)
 
     async def close(self) -> None:

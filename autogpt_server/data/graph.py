@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pydantic
 
@@ -25,10 +25,6 @@ from autogpt_server.data.models import Graph
 from autogpt_server.data.status import TERMINAL_RUN_STATUSES
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
-
-if TYPE_CHECKING:
-    from prisma.models import AgentGraph
-    from prisma.types import AgentGraphWhereInput
 
 _TERMINAL = tuple(status.value for status in TERMINAL_RUN_STATUSES)
 
@@ -102,7 +98,12 @@ async def graph_state(db: Database, graph_id: str) -> GraphState:
 
 async def graph_exists(db: Database, graph_id: str) -> bool:
     """Whether there is such a graph, or was before it was deleted."""
-    return await db.client.agentgraph.count(where={"id": graph_id}, take=1) > 0
+    found = await db.peek(
+        lambda connection: connection.execute(
+            'SELECT 1 FROM "AgentGraph" WHERE "id" = ? LIMIT 1', (graph_id,)
+        ).fetchone()
+    )
+    return found is not None
 
 
 async def create_graph(db: Database, accepted: AcceptedGraph, blocks: Mapping[str, Block]) -> StoredGraph:
@@ -156,21 +157,23 @@ async def get_graph(db: Database, graph_id: str, version: int | None = None) -> 
 
 async def list_graphs(db: Database, *, limit: int, before: str | None = None) -> list[GraphSummary]:
     """The active versions of all graphs, newest graph first; with `before`, those that come after that graph id in this order."""
-    wanted: AgentGraphWhereInput = {"isActive": True, "archivedAt": None}
-    if before is not None:
-        wanted["id"] = {"lt": before}
-    rows = await db.client.agentgraph.find_many(where=wanted, order={"id": "desc"}, take=limit)
-    return [_summary(row) for row in rows]
+    sql = _LIST_GRAPHS_BEFORE if before is not None else _LIST_GRAPHS
+
+    def read(connection: sqlite3.Connection) -> list[GraphSummary]:
+        return [_summary(row) for row in connection.execute(sql, {"before": before, "limit": limit})]
+
+    return await db.read(read)
 
 
 async def list_versions(db: Database, graph_id: str, *, limit: int, before: int | None = None) -> list[GraphSummary]:
     """The versions of a graph, newest first; with `before`, only older ones. Raises `GraphNotFound`."""
-    state = await graph_state(db, graph_id)
-    wanted: AgentGraphWhereInput = {"id": graph_id}
-    if before is not None:
-        wanted["version"] = {"lt": min(before, state.latest + 1)}
-    rows = await db.client.agentgraph.find_many(where=wanted, order={"version": "desc"}, take=limit)
-    return [_summary(row) for row in rows]
+
+    def read(connection: sqlite3.Connection) -> list[GraphSummary]:
+        state = _state(connection, graph_id)
+        below = state.latest + 1 if before is None else min(before, state.latest + 1)
+        return [_summary(row) for row in connection.execute(_LIST_VERSIONS, (graph_id, below, limit))]
+
+    return await db.read(read)
 
 
 async def set_active_version(
@@ -250,12 +253,21 @@ def _deactivate(connection: sqlite3.Connection, graph_id: str) -> None:
     connection.execute('UPDATE "AgentGraph" SET "isActive" = 0 WHERE "id" = ? AND "isActive"', (graph_id,))
 
 
-def _summary(row: AgentGraph) -> GraphSummary:
+_SELECT_SUMMARY = 'SELECT "id", "version", "isActive", "name", "description", "createdAt" FROM "AgentGraph"'
+_ACTIVE = 'WHERE "isActive" = 1 AND "archivedAt" IS NULL'
+_LIST_GRAPHS = f'{_SELECT_SUMMARY} {_ACTIVE} ORDER BY "id" DESC LIMIT :limit'
+_LIST_GRAPHS_BEFORE = f'{_SELECT_SUMMARY} {_ACTIVE} AND "id" < :before ORDER BY "id" DESC LIMIT :limit'
+_LIST_VERSIONS = f'{_SELECT_SUMMARY} WHERE "id" = ? AND "version" < ? ORDER BY "version" DESC LIMIT ?'
+
+
+def _summary(row: tuple[Any, ...]) -> GraphSummary:
+    """A graph version from the columns of `_SELECT_SUMMARY`."""
+    graph_id, version, is_active, name, description, created_at = row
     return GraphSummary(
-        id=row.id,
-        version=row.version,
-        is_active=row.isActive,
-        name=row.name,
-        description=row.description,
-        created_at=row.createdAt,
+        id=graph_id,
+        version=version,
+        is_active=bool(is_active),
+        name=name,
+        description=description,
+        created_at=datetime.fromisoformat(created_at),
     )

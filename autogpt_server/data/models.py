@@ -138,7 +138,8 @@ class RunWithOutputs(Run):
 
     @classmethod
     def of(cls, run: Run, outputs: dict[str, list[Any]]) -> Self:
-        return cls(**run.model_dump(), outputs=outputs)
+        """`run` with these; it is not validated again."""
+        return cls.model_construct(**dict(run), outputs=outputs)
 
 
 class AttemptInfo(pydantic.BaseModel):

@@ -6,22 +6,27 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import Any, cast
 
 from autogpt_server.data.db import CommitUncertain, Database, from_db_time, typed_errors
 from autogpt_server.data.execution import committed_seq, insert_run
 from autogpt_server.data.graph import GraphNotFound
 from autogpt_server.data.milestones import Milestones, states_since
-from autogpt_server.data.models import AttemptInfo, ErrorInfo, NodeExecution, ParentExecution, Run, RunStats
+from autogpt_server.data.models import (
+    AttemptInfo,
+    ErrorInfo,
+    NodeExecution,
+    ParentExecution,
+    Run,
+    RunStats,
+    RunWithOutputs,
+)
 from autogpt_server.data.pins import MISSING, parse_parts, pick
-from autogpt_server.data.run_rows import OUTPUT, AttemptOutcome, NewRun
-from autogpt_server.data.status import TERMINAL_RUN_STATUSES, NodeStatus, RunStatus
+from autogpt_server.data.run_rows import INPUT, OUTPUT, AttemptOutcome, NewRun
+from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
-
-if TYPE_CHECKING:
-    from prisma.models import AgentGraphExecution
-    from prisma.types import AgentGraphExecutionWhereInput
 
 PREVIEW_CHARS = 200
 """How much of a large value is shown instead of it."""
@@ -122,10 +127,19 @@ def _known_run(
 
 async def get_run(db: Database, run_id: str) -> Run:
     """The run; `RunNotFound`."""
-    row = await db.client.agentgraphexecution.find_unique(where={"id": run_id})
-    if row is None:
-        raise RunNotFound(f"There is no run {run_id}.")
-    return _run_of(row)
+    return await db.peek(lambda connection: _read_run(connection, run_id))
+
+
+async def get_run_with_outputs(
+    db: Database, run_id: str, output_block_ids: Sequence[str], *, full: bool = False
+) -> RunWithOutputs:
+    """The run, and what its agent-output nodes gave so far (see `run_outputs`), as one snapshot; `RunNotFound`."""
+
+    def read(connection: sqlite3.Connection) -> RunWithOutputs:
+        run = _read_run(connection, run_id)
+        return RunWithOutputs.of(run, _read_outputs(connection, run_id, output_block_ids, full=full))
+
+    return await db.read(read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +166,27 @@ async def list_runs(
     db: Database, graph_id: str, *, limit: int, before_id: str | None = None, statuses: Iterable[RunStatus] = ()
 ) -> list[Run]:
     """The runs of a graph, all versions, newest first; `before_id` is the last id of the page before."""
-    wanted = [status.value for status in statuses]
-    where: AgentGraphExecutionWhereInput = {"agentGraphId": graph_id}
-    if before_id is not None:
-        where["id"] = {"lt": before_id}
-    if wanted:
-        where["status"] = {"in": wanted}
-    rows = await db.client.agentgraphexecution.find_many(where=where, order={"id": "desc"}, take=limit)
-    return [_run_of(row) for row in rows]
+    wanted = sorted({status.value for status in statuses})
+    sql = _list_runs_sql(len(wanted), is_continued=before_id is not None)
+    parameters = {f"status{number}": status for number, status in enumerate(wanted)}
+
+    def read(connection: sqlite3.Connection) -> list[Run]:
+        rows = connection.execute(sql, {"graph": graph_id, "before": before_id, "limit": limit, **parameters})
+        return [_run_of(row) for row in rows]
+
+    return await db.read(read)
 
 
-async def count_active_runs(db: Database, graph_id: str) -> int:
-    """How many runs of the graph have not ended."""
-    return await db.client.agentgraphexecution.count(
-        where={"agentGraphId": graph_id, "status": {"not_in": [status.value for status in TERMINAL_RUN_STATUSES]}}
-    )
+@cache
+def _list_runs_sql(statuses: int, *, is_continued: bool) -> str:
+    """A page of a graph's runs, of so many statuses; 0 for all.
+
+    One SELECT for each status, merged by SQLite: each reads its part of an index in the order of the ids, and of it no more than a page. `"status" IN (...)`
+    would have it read and sort all runs with one of them.
+    """
+    where = ' WHERE "agentGraphId" = :graph' + (' AND "id" < :before' if is_continued else "")
+    parts = [f'{where} AND "status" = :status{number}' for number in range(statuses)] or [where]
+    return " UNION ALL ".join(_SELECT_RUN + part for part in parts) + ' ORDER BY "id" DESC LIMIT :limit'
 
 
 async def delete_run(db: Database, run_id: str) -> None:
@@ -194,26 +214,44 @@ async def delete_run(db: Database, run_id: str) -> None:
 
 async def get_value(db: Database, value_hash: str) -> str | None:
     """The JSON of a large value, or None."""
-    row = await db.client.agentvalue.find_unique(where={"hash": value_hash})
-    return None if row is None else row.data
+
+    def read(connection: sqlite3.Connection) -> str | None:
+        row = connection.execute('SELECT "data" FROM "AgentValue" WHERE "hash" = ?', (value_hash,)).fetchone()
+        return None if row is None else row[0]
+
+    return await db.read(read)
 
 
 async def list_node_executions(
-    db: Database, run_id: str, *, limit: int, after_id: str | None = None, full: bool = False
+    db: Database,
+    run_id: str,
+    *,
+    limit: int,
+    graph_id: str | None = None,
+    after_id: str | None = None,
+    full: bool = False,
 ) -> list[NodeExecution]:
     """The node executions of a run, oldest first; `after_id` is the last id of the page before.
 
-    Large values are shown as `{"$value": hash, "size": bytes, "preview": text}` unless `full`.
+    Large values are shown as `{"$value": hash, "size": bytes, "preview": text}` unless `full`. With `graph_id` it is `RunNotFound` unless the run is one of
+    that graph.
     """
 
     def read(connection: sqlite3.Connection) -> list[NodeExecution]:
-        rows = connection.execute(
-            f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND e."id" > ? ORDER BY e."id" LIMIT ?',
-            (run_id, after_id or "", limit),
-        ).fetchall()
+        if graph_id is not None:
+            _check_graph(connection, run_id, graph_id)
+        rows = connection.execute(_LIST_EXECUTIONS, (run_id, after_id or "", limit)).fetchall()
         return _assemble(connection, rows, full=full)
 
     return await db.read(read)
+
+
+def _check_graph(connection: sqlite3.Connection, run_id: str, graph_id: str) -> None:
+    row = connection.execute('SELECT "agentGraphId" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
+    if row is None:
+        raise RunNotFound(f"There is no run {run_id}.")
+    if row[0] != graph_id:
+        raise RunNotFound(f"The graph {graph_id} has no run {run_id}; it is a run of {row[0]}.")
 
 
 async def get_node_execution(db: Database, run_id: str, node_exec_id: str) -> NodeExecution:
@@ -256,10 +294,7 @@ async def changes_since(db: Database, run_id: str, seq: int, *, limit: int = 500
     """
 
     def read(connection: sqlite3.Connection) -> RunChangesSince:
-        found = connection.execute(f'{_SELECT_RUN} WHERE "id" = ?', (run_id,)).fetchone()
-        if found is None:
-            raise RunNotFound(f"There is no run {run_id}.")
-        run = _run_of_columns(found)
+        run = _read_run(connection, run_id)
         upto = _end_of_page(connection, run_id, seq, limit) or run.seq
         rows = connection.execute(
             f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = :run AND e."seq" > :after AND (e."seq" <= :upto '
@@ -302,20 +337,25 @@ async def run_outputs(
     db: Database, run_id: str, output_block_ids: Sequence[str], *, full: bool = False
 ) -> dict[str, list[Any]]:
     """What the agent-output nodes of a run gave: name -> values, in the order in which they were yielded."""
+    return await db.read(lambda connection: _read_outputs(connection, run_id, output_block_ids, full=full))
 
-    def read(connection: sqlite3.Connection) -> dict[str, list[Any]]:
-        rows = connection.execute(
-            _SELECT_EXECUTIONS + ' JOIN json_each(?) b ON b."value" = n."agentBlockId" '
-            'WHERE e."agentGraphExecutionId" = ? AND e."status" = \'COMPLETED\' ORDER BY e."ordinal", e."id"',
-            (json.dumps(list(output_block_ids)), run_id),
-        ).fetchall()
-        outputs: dict[str, list[Any]] = {}
+
+def _read_outputs(
+    connection: sqlite3.Connection, run_id: str, output_block_ids: Sequence[str], *, full: bool
+) -> dict[str, list[Any]]:
+    # The nodes first: without any, and most graphs have none, the executions of a large run need not be looked through.
+    nodes = connection.execute(
+        'SELECT n."id" FROM "AgentGraphExecution" r CROSS JOIN "AgentNode" n ON n."agentGraphId" = r."agentGraphId" '
+        'AND n."agentGraphVersion" = r."agentGraphVersion" WHERE r."id" = ? AND n."agentBlockId" IN (SELECT "value" FROM json_each(?))',
+        (run_id, json.dumps(list(output_block_ids))),
+    ).fetchall()
+    outputs: dict[str, list[Any]] = {}
+    if nodes:
+        rows = connection.execute(_SELECT_OUTPUTS, (run_id, json.dumps([node_id for (node_id,) in nodes]))).fetchall()
         for execution in _assemble(connection, rows, full=full):
             name = str(execution.input_data.get("name", ""))
             outputs.setdefault(name, []).extend(execution.output_data.get("output", []))
-        return outputs
-
-    return await db.read(read)
+    return outputs
 
 
 _SELECT_RUN = (
@@ -333,34 +373,26 @@ _SELECT_EXECUTIONS = (
 _MILESTONES = slice(17, 21)
 
 
-def _run_of(row: AgentGraphExecution) -> Run:
-    return _make_run(
-        (
-            row.id,
-            row.agentGraphId,
-            row.agentGraphVersion,
-            row.status,
-            row.reason,
-            row.errorCode,
-            row.errorMessage,
-            row.stats,
-            row.input,
-            row.priority,
-        ),
-        (row.createdAt, row.startedAt, row.endedAt, row.cancelRequestedAt),
-        (row.rerunOfId, row.parentRunId, row.parentExecutionId, row.depth, row.scheduleId, row.seq),
-    )
+_LIST_EXECUTIONS = f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND e."id" > ? ORDER BY e."id" LIMIT ?'
+_SELECT_OUTPUTS = (
+    f'{_SELECT_EXECUTIONS} WHERE e."agentGraphExecutionId" = ? AND e."agentNodeId" IN (SELECT "value" FROM json_each(?)) '  # noqa: S608 - constants alone
+    'AND e."status" = \'COMPLETED\' ORDER BY e."ordinal", e."id"'
+)
 
 
-def _run_of_columns(row: tuple[Any, ...]) -> Run:
-    return _make_run(row[:10], tuple(from_db_time(text) for text in row[10:14]), row[14:])
+def _read_run(connection: sqlite3.Connection, run_id: str) -> Run:
+    row = connection.execute(f'{_SELECT_RUN} WHERE "id" = ?', (run_id,)).fetchone()
+    if row is None:
+        raise RunNotFound(f"There is no run {run_id}.")
+    return _run_of(row)
 
 
-def _make_run(main: tuple[Any, ...], times: tuple[Any, ...], rest: tuple[Any, ...]) -> Run:
-    run_id, graph_id, version, status, reason, error_code, error_message, stats, run_input, priority = main
-    created_at, started_at, ended_at, cancel_requested_at = times
-    rerun_of, parent_run_id, parent_execution_id, depth, schedule_id, seq = rest
-    return Run(
+def _run_of(row: tuple[Any, ...]) -> Run:
+    """A run from the columns of `_SELECT_RUN`."""
+    run_id, graph_id, version, status, reason, error_code, error_message, stats, run_input, priority, *rest = row
+    created_at, started_at, ended_at, cancel_requested_at, rerun_of, parent_run_id, parent_execution_id, *rest = rest
+    depth, schedule_id, seq = rest
+    return Run.model_construct(
         id=run_id,
         graph_id=graph_id,
         graph_version=version,
@@ -370,10 +402,10 @@ def _make_run(main: tuple[Any, ...], times: tuple[Any, ...], rest: tuple[Any, ..
         stats=RunStats.model_validate_json(stats),
         input=cast("dict[str, Any]", json.loads(run_input)),
         priority=priority,
-        created_at=created_at,
-        started_at=started_at,
-        ended_at=ended_at,
-        cancel_requested_at=cancel_requested_at,
+        created_at=datetime.fromisoformat(created_at),
+        started_at=from_db_time(started_at),
+        ended_at=from_db_time(ended_at),
+        cancel_requested_at=from_db_time(cancel_requested_at),
         rerun_of=rerun_of,
         parent=ParentExecution(run_id=parent_run_id, node_exec_id=parent_execution_id) if parent_run_id else None,
         depth=depth,
@@ -427,14 +459,18 @@ def _assemble(
             end_time=from_db_time(row[14]),
             seq=row[15],
         )
+    converted: list[tuple[str, str, Any]] = []
     for execution_id, role, name, seq, value in _read_values(connection, list(executions), full=full):
-        execution = executions[execution_id]
         if role == OUTPUT:
-            execution.output_data.setdefault(name, []).append(value)
+            executions[execution_id].output_data.setdefault(name, []).append(value)
             if output_seqs is not None:
                 output_seqs[execution_id].setdefault(name, []).append(seq)
+        elif role == INPUT:
+            executions[execution_id].input_data[name] = value
         else:
-            execution.input_data[name] = value
+            converted.append((execution_id, name, value))
+    for execution_id, name, value in converted:  # what came is shown as what it became
+        executions[execution_id].input_data[name] = value
     return list(executions.values())
 
 
@@ -468,7 +504,7 @@ def _read_attempts(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...
 def _read_values(
     connection: sqlite3.Connection, execution_ids: Sequence[str], *, full: bool
 ) -> Iterable[tuple[str, str, str, int, Any]]:
-    """(execution id, role, pin, the run's seq at an output, value): inputs as they came, then what conversion made of them, then outputs, each in order."""
+    """(execution id, role, pin, the run's seq at an output, value): of each execution and role in order, as the table's key has them."""
     rows = connection.execute(
         'SELECT v."agentNodeExecutionId", v."role", v."name", v."sourcePart", coalesce(v."data", s."data"), big."hash", big."sizeBytes", '
         'CASE WHEN ? OR v."sourcePart" IS NOT NULL THEN big."data" ELSE substr(big."data", 1, ?) END, v."seq" '
@@ -477,7 +513,7 @@ def _read_values(
         'AND s."ordinal" = v."sourceOrdinal" '
         'LEFT JOIN "AgentValue" big ON big."hash" = coalesce(v."valueHash", s."valueHash") '
         'WHERE v."agentNodeExecutionId" IN (SELECT value FROM json_each(?)) '
-        'ORDER BY v."agentNodeExecutionId", CASE v."role" WHEN \'input\' THEN 0 WHEN \'converted\' THEN 1 ELSE 2 END, v."ordinal"',
+        'ORDER BY v."agentNodeExecutionId", v."role", v."ordinal"',
         (full, PREVIEW_CHARS, json.dumps(list(execution_ids))),
     )
     for execution_id, role, name, part, text, value_hash, size_bytes, large, seq in rows:

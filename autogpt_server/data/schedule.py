@@ -44,7 +44,8 @@ async def create_schedule(
     next_fire_at: datetime | None,
 ) -> Schedule:
     """Store a new schedule. Nothing before `now` is due."""
-    row = await db.client.agentgraphexecutionschedule.create(
+    prisma = await db.prisma()
+    row = await prisma.agentgraphexecutionschedule.create(
         data={
             "id": schedule_id,
             "agentGraphId": graph_id,
@@ -71,7 +72,8 @@ async def create_schedule(
 
 async def get_schedule(db: Database, schedule_id: str) -> Schedule:
     """The schedule; `ScheduleNotFound`."""
-    row = await db.client.agentgraphexecutionschedule.find_unique(where={"id": schedule_id})
+    prisma = await db.prisma()
+    row = await prisma.agentgraphexecutionschedule.find_unique(where={"id": schedule_id})
     if row is None:
         raise _not_found(schedule_id)
     return schedule_of(dict(row))
@@ -82,7 +84,8 @@ async def list_schedules(db: Database, graph_id: str, *, limit: int, before: str
     wanted: AgentGraphExecutionScheduleWhereInput = {"agentGraphId": graph_id}
     if before is not None:
         wanted["id"] = {"lt": before}
-    rows = await db.client.agentgraphexecutionschedule.find_many(where=wanted, order={"id": "desc"}, take=limit)
+    prisma = await db.prisma()
+    rows = await prisma.agentgraphexecutionschedule.find_many(where=wanted, order={"id": "desc"}, take=limit)
     return [schedule_of(dict(row)) for row in rows]
 
 
@@ -123,7 +126,8 @@ async def change_schedule(
 
 async def delete_schedule(db: Database, schedule_id: str) -> None:
     """Delete a schedule with its occurrences; its runs stay. `ScheduleNotFound`."""
-    if await db.client.agentgraphexecutionschedule.delete(where={"id": schedule_id}) is None:
+    prisma = await db.prisma()
+    if await prisma.agentgraphexecutionschedule.delete(where={"id": schedule_id}) is None:
         raise _not_found(schedule_id)
 
 
@@ -134,7 +138,8 @@ async def list_occurrences(
     wanted: AgentScheduleOccurrenceWhereInput = {"scheduleId": schedule_id}
     if before is not None:
         wanted["dueAt"] = {"lt": before}
-    rows = await db.client.agentscheduleoccurrence.find_many(
+    prisma = await db.prisma()
+    rows = await prisma.agentscheduleoccurrence.find_many(
         where=wanted, order={"dueAt": "desc"}, include={"run": True}, take=limit
     )
     return [_occurrence_of(row) for row in rows]

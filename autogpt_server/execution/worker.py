@@ -59,6 +59,8 @@ MAX_RUNS = 256
 """Runs that one worker holds at once."""
 MAX_LOOP_ATTEMPTS = 1000
 """Async blocks that one worker performs at once."""
+SMALL_GRAPH = 100
+"""With so many nodes a new run is read without another thread."""
 _LOOP_THREADS = 64
 """Threads, made when needed, for what async blocks do in threads."""
 _ASK_AGAIN_S = 0.5
@@ -250,7 +252,9 @@ class Worker(AppProcess):
     async def _restore(self, run_id: str, key: RunKey, former: str | None, *, is_suspect: bool) -> RunOwner | None:
         topology = await self._topologies.get(key.graph_id, key.graph_version)
         pins = static_pins(topology)
-        snapshot = await self._db.read(lambda connection: load_run(connection, run_id, pins))
+        # Of a run that nobody has had there is only what its start nodes were given.
+        look = self._db.peek if key.epoch == 0 and len(topology.nodes) <= SMALL_GRAPH else self._db.read
+        snapshot = await look(lambda connection: load_run(connection, run_id, pins))
         if snapshot is None:
             return None
         if snapshot.worker_id != former:

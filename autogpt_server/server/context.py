@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from autogpt_server.data.block import Block
+from autogpt_server.data.block import Block, BlockKind
 from autogpt_server.data.db import Database
 from autogpt_server.data.intake import IntakeRules
 from autogpt_server.data.validation import GraphLimits
@@ -31,8 +31,12 @@ OK = "ok"
 class Peers(Protocol):
     """The other services. Nothing depends on their hearing what they are told: it is committed, and they look for themselves."""
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
         """A run has been committed. Never raises."""
+        ...
+
+    async def run_waits(self, run_id: str) -> None:
+        """Something has been committed for a run: it may have to be taken up. Never raises."""
         ...
 
     async def schedules_changed(self) -> None:
@@ -51,7 +55,10 @@ class Peers(Protocol):
 class NoPeers:
     """For a server without the other services: whatever is committed waits for them."""
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
+        pass
+
+    async def run_waits(self, run_id: str) -> None:
         pass
 
     async def schedules_changed(self) -> None:
@@ -94,6 +101,11 @@ class ServerContext:
     def block_list(self) -> bytes:
         """The library as `GET /blocks` answers it; it does not change while the server runs."""
         return json.dumps_bytes([block.describe() for block in self.blocks.values()])
+
+    @cached_property
+    def output_block_ids(self) -> list[str]:
+        """The blocks whose nodes are a graph's outputs."""
+        return [block.id for block in self.blocks.values() if block.kind is BlockKind.OUTPUT]
 
 
 def context_of(connection: HTTPConnection) -> ServerContext:

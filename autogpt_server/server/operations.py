@@ -119,7 +119,7 @@ async def signal(context: Context, run_id: RunIdPath, node_exec_id: NodeExecIdPa
 async def _hint(context: ServerContext, run_id: str) -> None:
     """The request is committed: whether the manager hears of it or not, it will be applied."""
     faults.reach("operations.hint.before")
-    await context.hints.run_waits(run_id, 0)
+    await context.hints.run_waits(run_id)
 
 
 async def _shown_execution(context: ServerContext, run_id: str, node_exec_id: str) -> Response:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 from fastapi import APIRouter, Path, Query, Response
 
-from autogpt_server.data.block import BlockKind
 from autogpt_server.data.graph import graph_exists, graph_state
 from autogpt_server.data.models import NodeExecution, Run, RunWithOutputs
 from autogpt_server.data.runs import (
-    RunNotFound,
     delete_run,
-    get_run,
+    get_run_with_outputs,
     get_value,
     list_node_executions,
     list_runs,
@@ -32,6 +30,8 @@ router = APIRouter(tags=["runs"], route_class=JsonRoute)
 
 RunIdPath = Annotated[str, Path(max_length=200, description="The run's id.")]
 Full = Annotated[bool, Query(description='Large values in full instead of as `{"$value", "size", "preview"}`.')]
+
+RunT = TypeVar("RunT", bound=Run)
 
 _RUNS = pydantic.TypeAdapter(list[Run])
 _RUN = pydantic.TypeAdapter(RunWithOutputs)
@@ -68,10 +68,9 @@ async def get_node_executions(
     context: Context, page: PagedExecutions, graph_id: GraphIdPath, run_id: RunIdPath, *, full: Full = False
 ) -> Response:
     """Each with what entered it and, pin by pin, the values that it gave."""
-    run = await get_run(context.db, run_id)
-    if run.graph_id != graph_id:
-        raise RunNotFound(f"The graph {graph_id} has no run {run_id}; it is a run of {run.graph_id}.")
-    found = await list_node_executions(context.db, run_id, limit=page.fetch, after_id=page.start(str), full=full)
+    found = await list_node_executions(
+        context.db, run_id, limit=page.fetch, graph_id=graph_id, after_id=page.start(str), full=full
+    )
     executions = page.cut(found, lambda execution: execution.node_exec_id)
     return await json_response(_EXECUTIONS, [context.presenter.execution(entry) for entry in executions], page)
 
@@ -79,9 +78,8 @@ async def get_node_executions(
 @router.get("/executions/{run_id}", summary="Read a run", response_model=RunWithOutputs, responses=problems(404, 422))
 async def get_one_run(context: Context, run_id: RunIdPath, *, full: Full = False) -> Response:
     """The run, with what the graph's agent outputs gave so far: name -> values in order."""
-    run = await get_run(context.db, run_id)
-    outputs = await shown_outputs(context, run_id, full=full)
-    return await json_response(_RUN, RunWithOutputs.of(shown_run(context, run, full=full), outputs))
+    run = await get_run_with_outputs(context.db, run_id, context.output_block_ids, full=full)
+    return await json_response(_RUN, shown_run(context, run, full=full))
 
 
 @router.delete(
@@ -120,11 +118,10 @@ async def get_large_value(
 
 async def shown_outputs(context: ServerContext, run_id: str, *, full: bool = False) -> dict[str, list[Any]]:
     """What the graph's agent outputs gave so far: name -> values in order."""
-    output_blocks = [block.id for block in context.blocks.values() if block.kind is BlockKind.OUTPUT]
-    return await run_outputs(context.db, run_id, output_blocks, full=full)
+    return await run_outputs(context.db, run_id, context.output_block_ids, full=full)
 
 
-def shown_run(context: ServerContext, run: Run, *, full: bool = False) -> Run:
+def shown_run(context: ServerContext, run: RunT, *, full: bool = False) -> RunT:
     """The run without the secrets in its input, and with previews of large values unless they are asked for in full."""
     shown = context.presenter.run_input(run.input)
     return run.model_copy(update={"input": shown if full else previewed(shown, context.settings.inline_value_bytes)})

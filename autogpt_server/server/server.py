@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Mapping
 
 from autogpt_server.blocks import get_blocks
@@ -55,16 +54,12 @@ class AgentServer(LiveInterface, AppService):
             await live.start()
             serving = asyncio.create_task(http.serve([listener]), name="http")
             draining = asyncio.create_task(context.drain_requested(), name="drain")
-            preparing: asyncio.Task[None] | None = None
             try:
                 await http.wait_started(serving)
                 await context.ready(settings.api_url)
-                preparing = asyncio.create_task(_prepare_client(db), name="prisma")
                 await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 draining.cancel()
-                if preparing is not None:
-                    preparing.cancel()
                 await live.stop()
                 http.should_exit = True
                 await serving
@@ -78,12 +73,6 @@ class AgentServer(LiveInterface, AppService):
             self._live.reached(reached)
 
 
-async def _prepare_client(db: Database) -> None:
-    """Import what routes that list will need, which takes half a second and nobody has to wait for before the address answers."""
-    await db.prepare_client()
-    gc.freeze()  # as when a process becomes ready: what was imported stays
-
-
 class ServicePeers:
     """The other services of this server, told without waiting for an answer."""
 
@@ -92,9 +81,13 @@ class ServicePeers:
         self._manager = get_service_client(ManagerInterface, settings)
         self._scheduler = get_service_client(SchedulerInterface, settings)
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
         """Tell the manager; nobody waits for the message to arrive."""
-        await self._manager.run_waits(run_id, priority)
+        await self._manager.run_created(run_id, priority)
+
+    async def run_waits(self, run_id: str) -> None:
+        """As `run_created`."""
+        await self._manager.run_waits(run_id)
 
     async def schedules_changed(self) -> None:
         """Tell the scheduler."""

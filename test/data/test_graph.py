@@ -154,7 +154,8 @@ async def test_pages_of_graphs(db: Database) -> None:
 async def test_blocks_are_remembered_as_they_are_today(db: Database) -> None:
     await create(db)
     await create(db, graph({"a": "Source", "s": ("Static", {"value": 1})}))
-    rows = {row.id: row.name for row in await db.client.agentblock.find_many()}
+    prisma = await db.prisma()
+    rows = {row.id: row.name for row in await prisma.agentblock.find_many()}
     assert sorted(rows.values()) == ["Sink", "Source", "Static"]
 
 

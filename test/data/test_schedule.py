@@ -171,7 +171,7 @@ async def test_deleting_takes_the_occurrences_along(db: Database) -> None:
     outcome = [NewOccurrence(NOON + HOUR, OccurrenceStatus.WAITING, "overlap", "Why.")]
     await commit_firings(db, [Firing(made.id, 0, NOON, NOON + HOUR, None, outcome)], now=NOON)
     await delete_schedule(db, made.id)
-    assert await db.client.agentscheduleoccurrence.count() == 0
+    assert await (await db.prisma()).agentscheduleoccurrence.count() == 0
     for action in (
         get_schedule(db, made.id),
         delete_schedule(db, made.id),

@@ -322,7 +322,8 @@ async def test_secrets_are_not_shown_and_survive_a_change(scheduled: Scheduled) 
     assert stored["input_data"] == {"value": 1, "api_key": "***"}
     await scheduled.put(stored["id"], input_data={"value": 2, "api_key": "***"})
     await scheduled.tick(hours=1)
-    rows = await scheduled.api.context.db.client.agentgraphexecution.find_many()
+    prisma = await scheduled.api.context.db.prisma()
+    rows = await prisma.agentgraphexecution.find_many()
     assert [row.input for row in rows] == ['{"value":2,"api_key":"s3cret"}']
 
 
@@ -386,7 +387,8 @@ async def test_one_that_is_over(scheduled: Scheduled) -> None:
 async def test_a_run_that_failed(scheduled: Scheduled) -> None:
     stored = await scheduled.post(cron="0 * * * *")
     (run_id,) = await scheduled.tick(hours=1)
-    await scheduled.api.context.db.client.agentgraphexecution.update(where={"id": run_id}, data={"status": "FAILED"})
+    prisma = await scheduled.api.context.db.prisma()
+    await prisma.agentgraphexecution.update(where={"id": run_id}, data={"status": "FAILED"})
     found = (await scheduled.get(stored["id"]))["problems"]
     assert [entry["code"] for entry in found] == ["last_failed"]
     assert run_id in found[0]["message"]

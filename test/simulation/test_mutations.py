@@ -26,7 +26,7 @@ from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.state import Execution, RunState
 from support.simulation.simulation import Failed, Simulation
 
-SEEDS = 200
+SEEDS = 500
 """At most so many; most are found within twenty."""
 
 

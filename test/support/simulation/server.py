@@ -161,8 +161,11 @@ class ManagerClient(ManagerInterface):
     def __init__(self, network: Network) -> None:
         self._network = network
 
-    async def run_waits(self, run_id: str, priority: int = 0) -> None:
-        self._network.hint(lambda manager: manager.run_waits(run_id, priority))
+    async def run_created(self, run_id: str, priority: int) -> None:
+        self._network.hint(lambda manager: manager.run_created(run_id, priority))
+
+    async def run_waits(self, run_id: str) -> None:
+        self._network.hint(lambda manager: manager.run_waits(run_id))
 
     async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         return await self._network.ask(lambda manager: manager.next_runs(worker_id, received, [*done], room))

@@ -402,7 +402,7 @@ class Simulation:
             raise Broken(f"{run_id} was said to be there, and is not")
         self.started.add(run_id)
         self._starting -= 1
-        await ManagerClient(self.server.network).run_waits(run_id)
+        await ManagerClient(self.server.network).run_created(run_id, 0)
 
     async def _people(self) -> None:
         """They look from time to time, and decide, signal and cancel: sometimes twice, sometimes what makes no sense."""
