@@ -177,11 +177,7 @@ class Planner(Flow):
             execution.replayed += 1
         self._add_output(execution, event.pin, event.value, event.text)
         self._flush_node(execution.node, event.at)
-        if self.state.stats.bytes + self.state.stats.child_bytes > self._limits.max_bytes:
-            self._over_limit(
-                f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting MAX_RUN_BYTES).",
-                event.at,
-            )
+        self._check_bytes(event.at)
 
     def _compare_with_replay(self, execution: Execution, event: Yielded) -> None:
         expected = execution.replay[execution.replayed]
@@ -376,6 +372,9 @@ class Planner(Flow):
             return
         self.state.stats.child_executions += event.executions
         self.state.stats.child_bytes += event.size_bytes
+        # Several child runs at once were each given all that was left when they began.
+        self._check_executions(event.at)
+        self._check_bytes(event.at)
         if self.state.closing is not None:
             self._finish(execution, NodeStatus.CANCELED, None, event.at)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -232,8 +233,8 @@ def test_a_graph_may_decide_beforehand(policy: str, status: NodeStatus) -> None:
 # --- child runs ----------------------------------------------------------------------------------------------------------
 
 
-def with_child() -> tuple[Game, Execution]:
-    game = play("A: free", "A0 start")
+def with_child(**limits: Any) -> tuple[Game, Execution]:
+    game = play("A: free", "A0 start", **limits)
     execution = game.find("A0")
     parent = ParentLink(run_id="run", execution_id=execution.id, attempt=execution.attempt)
     child = NewRun("child", "graph", 1, "{}", EPOCH, RunChanges(RunRow("QUEUED", "{}")), parent=parent)
@@ -253,6 +254,19 @@ def test_a_child_is_born_with_the_wait_and_its_end_calls_its_parent_once() -> No
     game.apply(ChildEnded(execution.id, game.tick(), "child", executions=5, size_bytes=7))
     assert game.state.status is RunStatus.COMPLETED
     assert (game.state.stats.child_executions, game.state.stats.child_bytes) == (5, 7)
+
+
+def test_what_child_runs_have_taken_together_counts_towards_the_limits_of_the_run() -> None:
+    """Each of several at once was given all that was left."""
+    for taken, words in (
+        ({"executions": 5}, "more than 5 node executions, those of its child runs included"),
+        ({"size_bytes": 101}, "with those of its child runs, are larger than 100 bytes"),
+    ):
+        game, execution = with_child(max_executions=5, max_bytes=100)
+        game.apply(ChildEnded(execution.id, game.tick(), "child", **taken))
+        assert (execution.status, game.state.status) == (NodeStatus.CANCELED, RunStatus.FAILED)
+        assert game.state.failure is not None
+        assert (game.state.failure.code, words in game.state.failure.message) == ("limit_exceeded", True)
 
 
 def test_a_run_that_is_ended_waits_for_its_children_to_end() -> None:
