@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from support.runtime_blocks import AsyncScriptBlock, JoinBlock, MisbehavingBlock, ScriptBlock
+from support.misbehavior import MisbehavingBlock
+from support.runtime_blocks import AsyncScriptBlock, JoinBlock, ScriptBlock
 
 EFFECTS = ("pure", "idempotent", "unsafe")
 ACT: list[Any] = ["act", "{key}.{attempt}"]
