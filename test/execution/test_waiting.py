@@ -10,9 +10,10 @@ from autogpt_server.data.run_rows import InboxEntry, InboxKind, cancel_of
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.utils import json
 from support.effects import World, outside_world
+from support.misbehavior import MisbehavingBlock
 from support.running import eventually
 from support.runtime import PATIENCE_S, Runtime, running
-from support.runtime_blocks import AsyncScriptBlock, MisbehavingBlock, ScriptBlock
+from support.runtime_blocks import AsyncScriptBlock, ScriptBlock
 
 pytestmark = pytest.mark.timeout(240)
 

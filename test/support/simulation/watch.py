@@ -290,6 +290,7 @@ class Watch:
         ).fetchall():
             self._check_values(connection, run_id, self._plans[graph_id], is_whole=closing is None)
         self._check_attempts(connection)
+        self._check_victims(connection)
         self._check_children(connection)
 
     def _check_values(self, connection: sqlite3.Connection, run_id: str, plan: Plan, *, is_whole: bool) -> None:
@@ -350,6 +351,17 @@ class Watch:
             again[execution_id] += outcome == "INTERRUPTED" and manner.on_interrupted != "retry"
         if again - decided:
             raise Broken(f"unsafe executions were tried again though nobody said so: {again - decided}")
+
+    def _check_victims(self, connection: sqlite3.Connection) -> None:
+        """Who fails for want of memory has taken it: nobody fails for what others in its process have done."""
+        for execution_id, graph_id, node in connection.execute(
+            'SELECT e."id", g."agentGraphId", e."agentNodeId" FROM "AgentNodeExecution" e '
+            'JOIN "AgentGraphExecution" g ON g."id" = e."agentGraphExecutionId" '
+            'LEFT JOIN "AgentNodeExecutionAttempt" a ON a."agentNodeExecutionId" = e."id" '
+            'WHERE \'out_of_memory\' IN (e."errorCode", a."errorCode")'
+        ):
+            if not self._plans[graph_id].manners[node].hoards:
+                raise Broken(f"{execution_id} of {node} failed because another block had taken all memory")
 
     @staticmethod
     def _check_children(connection: sqlite3.Connection) -> None:
