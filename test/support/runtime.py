@@ -301,6 +301,10 @@ class Runtime:
         """The run as it is committed."""
         return self.call(runs.get_run(self.db, run_id))
 
+    def runs_of(self, graph_id: str) -> list[Run]:
+        """The runs of a graph, child runs too."""
+        return self.call(runs.list_runs(self.db, graph_id, limit=500))
+
     def wait_for_end(self, run_id: str, timeout_s: float = PATIENCE_S) -> Run:
         """Wait until the run has ended, or waits for somebody."""
         resting = {RunStatus.WAITING, RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELED}
