@@ -192,6 +192,8 @@ class RunOwner:
         elif isinstance(event, Ended | Suspended):
             self._attempts.pop(event.execution_id, None)
             self._ahead.progress = True
+        if self.state.status.is_terminal:
+            return  # too late: a request, or the end of a block that went on though its execution had failed
         todo = self._planner.apply(event)
         if self.state.changes.rows >= MAX_CUT_ROWS or self._ahead.value_bytes >= MAX_CUT_BYTES:
             self._gather()
