@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import _graphs
@@ -19,6 +20,20 @@ NODES = 10_000
 _SAMPLE_S = 1.0
 _REQUESTS = 200
 _SETTLE_S = 3.0
+_MARKS = (0.1, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A large run at one moment."""
+
+    at_s: float
+    """Seconds since it began."""
+    events: int
+    executions: int
+    """How many are complete, and committed."""
+    memory_mb: dict[str, float]
+    """Of each process."""
 
 
 async def very_large_run(server: Server, client: Client) -> None:
@@ -27,7 +42,7 @@ async def very_large_run(server: Server, client: Client) -> None:
     alone = [await _timed(client.run(small, {"text": "x"})) for _ in range(SMALL_RUNS)]
     graph_id = await client.create(_graphs.items())
     await client.run(graph_id, {"count": 1000})
-    before_mb = server.memory_mb()
+    before_mb, before_each = server.memory_mb(), server.memory_of_each()
     began = time.perf_counter()
     run_id = await client.start(graph_id, {"count": ITEMS})
     watching = asyncio.create_task(_watch(server, client, run_id, began))
@@ -35,9 +50,11 @@ async def very_large_run(server: Server, client: Client) -> None:
     beside = [await _timed(client.run(small, {"text": "x"})) for _ in range(SMALL_RUNS)]
     requests = await _requests(client, graph_id, run_id)
     samples, peak_mb = await watching
-    took_s = samples[-1][0]
+    took_s = samples[-1].at_s
+    for share in _MARKS:
+        _show_until(share, samples, before_each)
     show(f"W2 with {ITEMS:,} items: all of it", (2 * ITEMS + 1) / took_s, "steps/s")
-    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(samples) if b[0] > a[0]]
+    rates = [(b.events - a.events) / (b.at_s - a.at_s) for a, b in itertools.pairwise(samples)]
     quarter = max(1, len(rates) // 4)
     first, last = statistics.median(rates[:quarter]), statistics.median(rates[-quarter:])
     show("   committed in its first quarter", first, "events/s")
@@ -76,18 +93,27 @@ async def ten_thousand_nodes(client: Client) -> None:
         show(f"   {which} run", NODES / took_s, "steps/s")
 
 
-async def _watch(server: Server, client: Client, run_id: str, began: float) -> tuple[list[tuple[float, int]], float]:
-    """Until the run has ended, each second (seconds since it began, committed events), and the largest memory in MB."""
-    samples: list[tuple[float, int]] = []
+def _show_until(share: float, samples: list[_Sample], before: dict[str, float]) -> None:
+    """How it went until so much of the run was committed."""
+    sample = next(sample for sample in samples if sample.events >= share * samples[-1].events)
+    show(f"until {share * ITEMS:,.0f} items: rate", sample.executions / sample.at_s, "steps/s")
+    grown = {name: size - before[name] for name, size in sample.memory_mb.items() if name.startswith("worker")}
+    show("   memory of its worker, above that before (PSS)", max(grown.values()), "MB")
+
+
+async def _watch(server: Server, client: Client, run_id: str, began: float) -> tuple[list[_Sample], float]:
+    """Until the run has ended, how it was each second; and the largest memory of all processes in MB."""
+    samples: list[_Sample] = []
     peak_mb = 0.0
     while True:
         run: dict[str, Any] = await client.json("GET", f"/executions/{run_id}")
-        samples.append((time.perf_counter() - began, run["seq"]))
+        at_s, memory = time.perf_counter() - began, server.memory_of_each()
+        samples.append(_Sample(at_s, run["seq"], run["stats"]["completed"], memory))
         if run["ended_at"] is not None:
             if run["stats"]["completed"] != 2 * ITEMS + 1:
                 raise RuntimeError(f"{run['status']}, {run['stats']['completed']} of {2 * ITEMS + 1} executions")
             return samples, peak_mb
-        peak_mb = max(peak_mb, server.memory_mb())
+        peak_mb = max(peak_mb, sum(memory.values()))
         await asyncio.sleep(_SAMPLE_S)
 
 

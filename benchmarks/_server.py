@@ -47,14 +47,22 @@ class Server:
         """Proportional set size of one service's process."""
         return psutil.Process(self._pids()[service]).memory_full_info().pss / 2**20
 
+    def memory_of_each(self) -> dict[str, float]:
+        """Proportional set size of each process: of the services, of the workers by number, and of what is left of all."""
+        sizes: dict[str, float] = {}
+        for name, pid in self._pids().items():
+            process = psutil.Process(pid)
+            for role, each in ((name, process), *((f"worker {n}", w) for n, w in enumerate(_workers(process), 1))):
+                sizes[role] = each.memory_full_info().pss / 2**20
+        return {**sizes, "others": self.memory_mb() - sum(sizes.values())}
+
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds of each part so far. Workers are the children of the ExecutionManager."""
         spent: dict[str, float] = {}
         for name, pid in self._pids().items():
             process = psutil.Process(pid)
             spent[name] = _cpu_s(process)
-            workers = [child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())]
-            if workers:
+            if workers := _workers(process):
                 spent["workers"] = sum(map(_cpu_s, workers))
         return spent
 
@@ -64,6 +72,10 @@ class Server:
         if status is None:
             raise RuntimeError("the server does not say what it consists of")
         return {service.name: service.pid for service in status.services if service.pid is not None}
+
+
+def _workers(service: psutil.Process) -> list[psutil.Process]:
+    return [child for child in service.children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def _cpu_s(process: psutil.Process) -> float:

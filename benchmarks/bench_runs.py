@@ -17,6 +17,7 @@ from datetime import datetime
 from benchmarks import _graphs
 from benchmarks._client import Client
 from benchmarks._floor import floor_steps_per_s
+from benchmarks._growth import growth
 from benchmarks._large import ten_thousand_nodes, very_large_run
 from benchmarks._million import with_a_million
 from benchmarks._server import Server, running_server
@@ -153,6 +154,11 @@ async def large(bench: Bench) -> None:
     await very_large_run(bench.server, bench.client)
 
 
+async def growing(bench: Bench) -> None:
+    """What memory 100,000 executions leave behind, several times."""
+    await growth(bench.server, bench.client)
+
+
 async def nodes(bench: Bench) -> None:
     """A run of 10,000 nodes."""
     await ten_thousand_nodes(bench.client)
@@ -169,6 +175,7 @@ SERVED: dict[str, Part] = {
     "post": post,
     "large": large,
     "nodes": nodes,
+    "growth": growing,
 }
 MILLION = "million"
 PARTS = (*SERVED, MILLION)

@@ -10,9 +10,9 @@ from autogpt_server.data.inbox import StoredEntry
 from autogpt_server.data.run_rows import InboxKind
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.attempts import Attempt, AttemptEvent
-from autogpt_server.execution.events import Ended
+from autogpt_server.execution.events import Ended, Yielded
 from autogpt_server.execution.flow import RunLimits
-from autogpt_server.execution.owner import RunOwner
+from autogpt_server.execution.owner import MAX_CUT_ROWS, RunOwner
 from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.state import Execution, Failure
 from autogpt_server.utils.clock import Alarm
@@ -35,6 +35,8 @@ class MadeUpWorker:
         self.waiting: list[Execution] = []
         self.launched: list[Attempt] = []
         self.released: list[RunOwner] = []
+        self.abandoned: list[int] = []
+        self.to_be_written_at_once = 0
 
     def now(self) -> datetime:
         return EPOCH
@@ -62,6 +64,7 @@ class MadeUpWorker:
 
     def changed(self, owner: RunOwner, *, at_once: bool) -> None:
         """It is written when the test says so."""
+        self.to_be_written_at_once += at_once
 
     def reached(self, owner: RunOwner) -> None:
         """Nobody watches."""
@@ -73,12 +76,12 @@ class MadeUpWorker:
         self.released.append(owner)
 
     def abandon(self, owner: RunOwner, failure: Failure) -> None:
-        raise AssertionError
+        self.abandoned.append(owner.durable_seq)
 
 
-def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
-    """A request may be put into the inbox while the end is on its way to the disk."""
-    game = play("A: free")
+def begun(graph: str) -> tuple[Ledger, MadeUpWorker, RunOwner]:
+    """A run of a graph with one start node, whose first attempt is under way."""
+    game = play(graph)
     ledger = Ledger(open_memory(), game.topology)
     store_graph(ledger.connection, game.topology)
     ledger.insert(game.state)
@@ -89,6 +92,19 @@ def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
     owner.take_up()
     [execution] = worker.waiting
     assert owner.begin(execution)
+    return ledger, worker, owner
+
+
+def yield_values(owner: RunOwner, attempt: Attempt, count: int) -> None:
+    for _ in range(count):
+        attempt.gate.count(1)
+        owner.take(Yielded(attempt.execution.id, EPOCH, "x", 1, "1"))
+
+
+def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
+    """A request may be put into the inbox while the end is on its way to the disk."""
+    ledger, worker, owner = begun("A: free")
+    state = owner.state
     [attempt] = worker.launched
     owner.take(Ended(attempt.execution.id, EPOCH))
     assert state.status is RunStatus.COMPLETED
@@ -99,3 +115,38 @@ def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
     owner.written(entry, result)
     assert owner.cut() is None, "there is nothing more to write, and nobody else has the run"
     assert (worker.released, state.status) == ([owner], RunStatus.COMPLETED)
+
+
+def test_much_is_written_in_several_transactions_of_which_none_is_large() -> None:
+    ledger, worker, owner = begun("A: free\nB: free\nA.x -> B.a")
+    [attempt] = worker.launched
+    yield_values(owner, attempt, 3 * MAX_CUT_ROWS)
+    cuts = 0
+    while owner.durable_seq < owner.state.seq:
+        entry = owner.cut()
+        assert entry is not None
+        changes, asked = entry.changes, worker.to_be_written_at_once
+        assert len(changes.added) + len(changes.changed) + len(changes.values) <= MAX_CUT_ROWS + 3
+        assert entry.from_seq == owner.durable_seq
+        [result] = write(ledger.connection, [entry])
+        owner.written(entry, result)
+        cuts += 1
+        assert owner.durable_seq == ledger.load().seq == entry.to_seq
+        assert owner.durable_seq == owner.state.seq or worker.to_be_written_at_once > asked, "the rest is forgotten"
+    assert cuts > 3
+    assert attempt.gate.is_open
+    assert owner.cut() is None
+
+
+def test_of_a_run_that_went_wrong_nothing_more_is_written() -> None:
+    ledger, worker, owner = begun("A: free\nB: free\nA.x -> B.a")
+    [attempt] = worker.launched
+    yield_values(owner, attempt, 2 * MAX_CUT_ROWS)
+    entry = owner.cut()
+    assert entry is not None
+    owner.fail(RuntimeError("a mistake"))
+    assert owner.cut() is None
+    [result] = write(ledger.connection, [entry])
+    owner.written(entry, result)
+    assert worker.abandoned == [entry.to_seq], "its end follows what is durable"
+    assert owner.cut() is None
