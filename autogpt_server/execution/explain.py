@@ -340,7 +340,7 @@ class Explainer:
                 run,
                 execution,
                 CauseCode.WAITS_FOR_SIGNAL,
-                f"{{block}} waits for the signal {execution.waits_for!r}; send it with {request['method']} {request['path']}.",
+                f"{{block}} waits for the signal {execution.waits_for!r}.",
                 until=execution.not_before,
                 data={"name": execution.waits_for, "request": request},
             )
@@ -349,14 +349,20 @@ class Explainer:
 
     def _interrupted(self, run: RunFacts, execution: LiveExecution) -> Cause:
         choices = [choice.value for choice in Resolution]
-        request = _request(run, execution, "resolve", {"action": " | ".join(choices)})
+        body = {"action": " | ".join(choices), "attempt": execution.attempt}
+        request = _request(run, execution, "resolve", body)
         return self._about(
             run,
             execution,
             CauseCode.NEEDS_DECISION,
-            f"It is not known what {{block}} has done outside ({execution.error}) Decide with {request['method']} {request['path']}: "
+            f"{{block}} was interrupted, and it is not known what it has done outside. {execution.error} Somebody has to decide: "
             "retry calls it again, skip keeps what came and goes on, fail takes it for failed.",
-            data={"choices": choices, "request": request, "error_code": execution.error_code},
+            data={
+                "choices": choices,
+                "attempt": execution.attempt,
+                "request": request,
+                "error_code": execution.error_code,
+            },
         )
 
     def _of_held(self, run: RunFacts) -> Iterator[Cause]:

@@ -61,8 +61,11 @@ def test_nobody_takes_a_run_from_a_live_owner_however_often_managers_die() -> No
 def test_the_seeds_have_everything_in_them() -> None:
     """Else the tests above would say less than they seem to."""
     wanted: set[tuple[str, str | None]] = {
-        *(("FAILED", code) for code in ("block_failed", "not_pure", "outcome_unknown", "timeout", "worker_died")),
-        *(("FAILED", code) for code in ("limit_exceeded", "node_failed", "effect_not_started", "mixed_origin")),
+        *(("FAILED", code) for code in ("block_failed", "not_pure", "out_of_memory", "timeout", "worker_died")),
+        *(
+            ("FAILED", code)
+            for code in ("outcome_unknown", "limit_exceeded", "node_failed", "effect_not_started", "mixed_origin")
+        ),
         *(("INTERRUPTED", code) for code in ("outcome_unknown", "timeout")),
         ("DIED", "worker_died"),
         ("SUSPENDED", None),

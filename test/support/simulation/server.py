@@ -251,10 +251,19 @@ class SimulatedWorker(Worker):
         )
         super().launch(attempt)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    @staticmethod
+    def _is_exhausted(error: BaseException) -> bool:
+        return isinstance(error, MemoryError)
+
+    def _leave_within(self, limit_s: float) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        process = self._stage.machine.current()
+        self._stage.tell(process, "is exhausted")
+        self._stage.machine.call_later(limit_s, process.die)
+
+    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._stage.machine.errors.append(error)
-        super()._ended(task)
+        super()._ended(run_id, task)
 
     @property
     def held(self) -> list[str]:

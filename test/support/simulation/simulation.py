@@ -205,6 +205,13 @@ class Simulation:
         self.tell(process, "is killed by a block")
         process.die()
 
+    def take_memory(self) -> None:
+        self.tell(self.machine.current(), "has no memory left")
+        self.machine.current().has_memory = False
+
+    def has_memory(self) -> bool:
+        return self.machine.current().has_memory
+
     def _status_of(self, run_id: str) -> str | None:
         row = self.disk.connection.execute(
             'SELECT "status" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
