@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from autogpt_server.data.block import CallGraph
 from autogpt_server.data.inbox import StoredEntry
 from autogpt_server.data.run_rows import InboxKind
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.attempts import Attempt, AttemptEvent
-from autogpt_server.execution.events import Ended
+from autogpt_server.execution.events import Ended, Suspended
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.owner import RunOwner
 from autogpt_server.execution.plan import Planner
@@ -32,12 +32,13 @@ class MadeUpWorker:
     cancel_grace_s = 1.0
 
     def __init__(self) -> None:
+        self.clock = EPOCH
         self.waiting: list[Execution] = []
         self.launched: list[Attempt] = []
         self.released: list[RunOwner] = []
 
     def now(self) -> datetime:
-        return EPOCH
+        return self.clock
 
     def call_later(self, delay_s: float, perform: Callable[[], None]) -> Alarm:
         return _NoAlarm()
@@ -76,8 +77,8 @@ class MadeUpWorker:
         raise AssertionError
 
 
-def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
-    """A request may be put into the inbox while the end is on its way to the disk."""
+def take_up() -> tuple[RunOwner, MadeUpWorker, Ledger]:
+    """A run of one node, whose attempt has just been launched."""
     game = play("A: free")
     ledger = Ledger(open_memory(), game.topology)
     store_graph(ledger.connection, game.topology)
@@ -87,15 +88,32 @@ def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
     planner = Planner(state, new_id=numbered_ids("n"), limits=LIMITS)
     owner = RunOwner(worker, state, planner, ledger.load(), 1000)
     owner.take_up()
-    [execution] = worker.waiting
-    assert owner.begin(execution)
+    assert owner.begin(worker.waiting.pop())
+    return owner, worker, ledger
+
+
+def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
+    """A request may be put into the inbox while the end is on its way to the disk."""
+    owner, worker, ledger = take_up()
     [attempt] = worker.launched
     owner.take(Ended(attempt.execution.id, EPOCH))
-    assert state.status is RunStatus.COMPLETED
+    assert owner.state.status is RunStatus.COMPLETED
     entry = owner.cut()
     assert entry is not None
     owner.receive([StoredEntry(1, InboxKind.CANCEL, None, "1", {"reason": "too late"}, "")])
     [result] = write(ledger.connection, [entry])
     owner.written(entry, result)
     assert owner.cut() is None, "there is nothing more to write, and nobody else has the run"
-    assert (worker.released, state.status) == ([owner], RunStatus.COMPLETED)
+    assert (worker.released, owner.state.status) == ([owner], RunStatus.COMPLETED)
+
+
+def test_what_is_due_is_noticed_though_no_alarm_tells() -> None:
+    """The clock may have been set meanwhile: a worker looks each second."""
+    owner, worker, _ = take_up()
+    [attempt] = worker.launched
+    owner.take(Suspended(attempt.execution.id, EPOCH, until=EPOCH + timedelta(hours=1)))
+    owner.check_time(EPOCH + timedelta(minutes=59))
+    assert (owner.state.status, worker.waiting) == (RunStatus.WAITING, [])
+    worker.clock = EPOCH + timedelta(hours=1)
+    owner.check_time(worker.clock)
+    assert (owner.state.status, worker.waiting) == (RunStatus.RUNNING, [attempt.execution])
