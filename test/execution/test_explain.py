@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autogpt_server.data.progress import SHOWN, RunFacts, facts_of
+from autogpt_server.data.progress import SHOWN, LiveExecution, RunFacts, facts_of
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.dispatch import Bench, Dispatcher
 from autogpt_server.execution.explain import Cause, CauseCode, Circumstances, Explainer, Explanation
@@ -213,6 +213,17 @@ def test_a_run_whose_workers_die_goes_on_alone() -> None:
     assert "in a worker of its own" in explanation.causes[0].message
 
 
+@pytest.mark.parametrize("queue", [QueueReport(["w1"], {}, {"run": 0}), QueueReport([], {}, {})])
+def test_what_ran_in_a_worker_that_is_gone_is_not_said_to_run(queue: QueueReport) -> None:
+    execution = LiveExecution(
+        "e", "n", NodeStatus.RUNNING, EPOCH, EPOCH, EPOCH, None, None, None, None, None, attempt=1, ordinal=0
+    )
+    run = facts(status=RunStatus.RUNNING, worker_id="w0", executions=[execution], counts={execution.kind: 1})
+    explanation, _ = of_server(run, queue)
+    assert "was running in a worker that is gone" in explanation.causes[-1].message
+    assert "running" not in explanation.summary
+
+
 def test_nothing_goes_on_while_the_database_cannot_be_written() -> None:
     explanation, found = of_server(
         facts(status=RunStatus.RUNNING), QueueReport(["w1"], {"run": "w1"}, {}), "the disk is full"
@@ -246,9 +257,29 @@ def test_of_very_many_executions_the_first_are_told_and_the_others_counted() -> 
     ):
         codes = Counter(cause.code for cause in told.causes)
         # Of those that wait for B0 the last are counted, and so are those that lack what B has not yielded.
-        assert codes == {"running": 2, "max_parallel": SHOWN + 1, "incomplete": SHOWN + 1, "waits_for_worker": 1}
+        assert codes == {
+            "running": 2,
+            "max_parallel": SHOWN,
+            "queued": 1,
+            "incomplete": SHOWN + 1,
+            "waits_for_worker": 1,
+        }
         assert [cause.data["count"] for cause in told.causes if "count" in cause.data] == [4, 5]
-        assert "54 executions wait for others of their nodes to end" in told.summary
+        assert (
+            told.summary
+            == "The run is RUNNING: it waits for a worker; 2 executions are running; 4 executions are queued."
+        )
+
+
+def test_those_that_are_only_counted_are_counted_with_those_that_wait_for_the_same() -> None:
+    values = " ".join(["x=1"] * (SHOWN + 5))
+    retry = '@retry={"max_attempts":2,"delay_s":60} @max_parallel=1000'
+    fails = "\n".join(f"B{number} fail:no" for number in range(SHOWN + 2))
+    with performed(f"A: free\nB: free {retry}\nA.x -> B.a", f"A0 {values}\n{fails}") as (_, told):
+        counted = {cause.code: cause.data["count"] for cause in told.causes if "count" in cause.data}
+        assert counted == {"backing_off": 2}
+        assert "52 executions wait before they are tried again" in told.summary
+        assert sum(cause.code == "queued" for cause in told.causes) == 3
 
 
 def test_what_waits_because_too_much_is_held_back_already() -> None:

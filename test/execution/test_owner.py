@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from autogpt_server.data.block import CallGraph
 from autogpt_server.data.inbox import StoredEntry
 from autogpt_server.data.run_rows import InboxKind
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.attempts import Attempt, AttemptEvent
-from autogpt_server.execution.events import Ended, Yielded
+from autogpt_server.execution.events import Ended, Suspended, Yielded
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.owner import MAX_CUT_ROWS, RunOwner
 from autogpt_server.execution.plan import Planner
@@ -32,6 +32,7 @@ class MadeUpWorker:
     cancel_grace_s = 1.0
 
     def __init__(self) -> None:
+        self.clock = EPOCH
         self.waiting: list[Execution] = []
         self.launched: list[Attempt] = []
         self.released: list[RunOwner] = []
@@ -39,7 +40,7 @@ class MadeUpWorker:
         self.to_be_written_at_once = 0
 
     def now(self) -> datetime:
-        return EPOCH
+        return self.clock
 
     def call_later(self, delay_s: float, perform: Callable[[], None]) -> Alarm:
         return _NoAlarm()
@@ -79,8 +80,8 @@ class MadeUpWorker:
         self.abandoned.append(owner.durable_seq)
 
 
-def begun(graph: str) -> tuple[Ledger, MadeUpWorker, RunOwner]:
-    """A run of a graph with one start node, whose first attempt is under way."""
+def take_up(graph: str = "A: free") -> tuple[RunOwner, MadeUpWorker, Ledger]:
+    """A run of a graph with one start node, whose attempt has just been launched."""
     game = play(graph)
     ledger = Ledger(open_memory(), game.topology)
     store_graph(ledger.connection, game.topology)
@@ -90,9 +91,35 @@ def begun(graph: str) -> tuple[Ledger, MadeUpWorker, RunOwner]:
     planner = Planner(state, new_id=numbered_ids("n"), limits=LIMITS)
     owner = RunOwner(worker, state, planner, ledger.load(), 1000)
     owner.take_up()
-    [execution] = worker.waiting
-    assert owner.begin(execution)
-    return ledger, worker, owner
+    assert owner.begin(worker.waiting.pop())
+    return owner, worker, ledger
+
+
+def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
+    """A request may be put into the inbox while the end is on its way to the disk."""
+    owner, worker, ledger = take_up()
+    [attempt] = worker.launched
+    owner.take(Ended(attempt.execution.id, EPOCH))
+    assert owner.state.status is RunStatus.COMPLETED
+    entry = owner.cut()
+    assert entry is not None
+    owner.receive([StoredEntry(1, InboxKind.CANCEL, None, "1", {"reason": "too late"}, "")])
+    [result] = write(ledger.connection, [entry])
+    owner.written(entry, result)
+    assert owner.cut() is None, "there is nothing more to write, and nobody else has the run"
+    assert (worker.released, owner.state.status) == ([owner], RunStatus.COMPLETED)
+
+
+def test_what_is_due_is_noticed_though_no_alarm_tells() -> None:
+    """The clock may have been set meanwhile: a worker looks each second."""
+    owner, worker, _ = take_up()
+    [attempt] = worker.launched
+    owner.take(Suspended(attempt.execution.id, EPOCH, until=EPOCH + timedelta(hours=1)))
+    owner.check_time(EPOCH + timedelta(minutes=59))
+    assert (owner.state.status, worker.waiting) == (RunStatus.WAITING, [])
+    worker.clock = EPOCH + timedelta(hours=1)
+    owner.check_time(worker.clock)
+    assert (owner.state.status, worker.waiting) == (RunStatus.RUNNING, [attempt.execution])
 
 
 def yield_values(owner: RunOwner, attempt: Attempt, count: int) -> None:
@@ -101,24 +128,8 @@ def yield_values(owner: RunOwner, attempt: Attempt, count: int) -> None:
         owner.take(Yielded(attempt.execution.id, EPOCH, "x", 1, "1"))
 
 
-def test_what_comes_when_the_run_has_ended_changes_nothing() -> None:
-    """A request may be put into the inbox while the end is on its way to the disk."""
-    ledger, worker, owner = begun("A: free")
-    state = owner.state
-    [attempt] = worker.launched
-    owner.take(Ended(attempt.execution.id, EPOCH))
-    assert state.status is RunStatus.COMPLETED
-    entry = owner.cut()
-    assert entry is not None
-    owner.receive([StoredEntry(1, InboxKind.CANCEL, None, "1", {"reason": "too late"}, "")])
-    [result] = write(ledger.connection, [entry])
-    owner.written(entry, result)
-    assert owner.cut() is None, "there is nothing more to write, and nobody else has the run"
-    assert (worker.released, state.status) == ([owner], RunStatus.COMPLETED)
-
-
 def test_much_is_written_in_several_transactions_of_which_none_is_large() -> None:
-    ledger, worker, owner = begun("A: free\nB: free\nA.x -> B.a")
+    owner, worker, ledger = take_up("A: free\nB: free\nA.x -> B.a")
     [attempt] = worker.launched
     yield_values(owner, attempt, 3 * MAX_CUT_ROWS)
     cuts = 0
@@ -139,7 +150,7 @@ def test_much_is_written_in_several_transactions_of_which_none_is_large() -> Non
 
 
 def test_of_a_run_that_went_wrong_nothing_more_is_written() -> None:
-    ledger, worker, owner = begun("A: free\nB: free\nA.x -> B.a")
+    owner, worker, ledger = take_up("A: free\nB: free\nA.x -> B.a")
     [attempt] = worker.launched
     yield_values(owner, attempt, 2 * MAX_CUT_ROWS)
     entry = owner.cut()
