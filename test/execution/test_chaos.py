@@ -107,7 +107,7 @@ def test_what_a_death_leaves_behind(tmp_path: Path, world: World, victim: str) -
             else:
                 assert (case.key, ended.status) == (case.key, RunStatus.WAITING)
                 assert ended.reason is not None
-                assert "interrupted" in ended.reason
+                assert "needs a decision" in ended.reason
                 assert (actor.status, actor.attempt) == (NodeStatus.INTERRUPTED, 1)
                 assert actor.output_data.get("out", []) == taken == case.yielded
                 assert world.counts[case.key] == 1
