@@ -157,7 +157,7 @@ async def get_former_run(
     db: Database, run_id: str, version: int, choose: Callable[[FormerRun, list[FormerNode]], ChoiceT]
 ) -> tuple[FormerRun, ChoiceT, Outcomes]:
     """As `read_former_run`, as one snapshot."""
-    return await db.read(lambda connection: read_former_run(connection, run_id, version, choose))
+    return await db.read_aside(lambda connection: read_former_run(connection, run_id, version, choose))
 
 
 def load_nodes(connection: sqlite3.Connection, graph_id: str, version: int) -> list[FormerNode]:

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from autogpt_server.data.block import Block, BlockKind
 from autogpt_server.data.db import Database
+from autogpt_server.data.hidden import HiddenRuns
 from autogpt_server.data.intake import IntakeRules
 from autogpt_server.data.validation import GraphLimits
 from autogpt_server.execution.interfaces import QueueReport
@@ -78,9 +79,11 @@ class ServerContext:
     rules: IntakeRules = field(init=False)
     presenter: Presenter = field(init=False)
     caller: BlockCaller = field(init=False)
+    hidden: HiddenRuns = field(init=False)
 
     def __post_init__(self) -> None:
         self.topologies = Topologies(self.db, self.blocks)
+        self.hidden = HiddenRuns(self.db)
         self.caller = BlockCaller(self.settings)
         self.presenter = Presenter(self.blocks)
         self.rules = IntakeRules(

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Response
 
 from autogpt_server.data.former import FormerRun, Outcomes, get_former_run
 from autogpt_server.data.run_rows import NewRun
-from autogpt_server.data.runs import StartedRun, create_run, find_started_run, get_run
+from autogpt_server.data.runs import StartedRun, find_started_run, get_run
 from autogpt_server.execution.rerun import Scope, choose_nodes, plan_rerun
 from autogpt_server.execution.start import run_limits
 from autogpt_server.server.body import JsonRoute
@@ -110,7 +110,7 @@ async def rerun(
     # A run of a hundred thousand executions takes seconds: others are served meanwhile.
     planned = await asyncio.to_thread(_plan, context, request, scope, former, outcomes)
     faults.reach("server.rerun.planned")
-    started = await create_run(context.db, planned)
+    started = await context.hidden.create(planned)
     faults.reach("server.rerun.committed")
     if started.is_new:
         context.metrics.runs_created.inc()
