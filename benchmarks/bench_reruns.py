@@ -58,7 +58,7 @@ async def _measure(server: Server) -> None:
         show(f"memory of the {_SERVICE} at its most, above that before (PSS)", largest_mb - before_mb, "MB")
         again = (await asking)["id"]
         await client.request("POST", f"/executions/{again}/cancel")
-        await client.request("GET", f"/executions/{again}/events")  # to its end
+        await _ended(client, again)
         deleting = asyncio.create_task(client.request("DELETE", f"/executions/{run_id}"))
         began = time.perf_counter()
         beside = await _writing(connections, deleting)
@@ -67,6 +67,11 @@ async def _measure(server: Server) -> None:
         show("   longest wait", max(beside) * 1000, "ms", at_most(100))
         await deleting
     await connections.aclose()
+
+
+async def _ended(client: Client, run_id: str) -> None:
+    while (await client.json("GET", f"/executions/{run_id}"))["ended_at"] is None:  # noqa: ASYNC110 - it is another process
+        await asyncio.sleep(0.2)
 
 
 async def _writing(connections: Connections, until: asyncio.Task[object]) -> list[float]:

@@ -45,7 +45,7 @@ SWEEP_S = 60.0
 """How often is looked for what was left behind, in seconds."""
 SLICE_S = 0.01
 """A slice takes about so long; others wait for one at most."""
-_REST_RATIO = 0.5
+_REST_RATIO = 0.25
 """After a slice comes a rest of so many times as long, for the others."""
 _STEP_ROWS = 20
 """Rows between two looks at the clock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,6 +81,8 @@ class ServerContext:
     presenter: Presenter = field(init=False)
     caller: BlockCaller = field(init=False)
     hidden: HiddenRuns = field(init=False)
+    large_reruns: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a large run is taken over by a re-run."""
 
     def __post_init__(self) -> None:
         self.topologies = Topologies(self.db, self.blocks)
