@@ -1,9 +1,9 @@
 """A running server's API, as commands of the shell use it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import click
 
@@ -64,9 +64,30 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Send a request and return the JSON of the answer. `params`: the query; what is None is left out."""
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        return self._json_of(self._send(method, path, body, query, headers))
+
+    def items(self, path: str) -> Iterator[Any]:
+        """The items of a list, over as many pages as it has."""
+        query: Mapping[str, Any] = {}
+        while True:
+            response = self._send("GET", path, None, query, None)
+            yield from self._json_of(response)
+            following = response.links.get("next")
+            if following is None:
+                return
+            query = dict(parse_qsl(urlsplit(following["url"]).query))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any],
+        headers: Mapping[str, str] | None,
+    ) -> "httpx.Response":
         import httpx  # noqa: PLC0415
 
-        query = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             response = self.client.request(method, path, json=body, params=query, headers=headers)
         except httpx.ConnectError as error:
@@ -75,6 +96,9 @@ class Api:
             raise RequestFailed(f"{method} {self.url}{path} failed: {error or type(error).__name__}.") from error
         if response.is_error:
             raise RequestFailed(f"{method} {self.url}{path}: {problem_line(response)}")
+        return response
+
+    def _json_of(self, response: "httpx.Response") -> Any:
         try:
             return response.json()
         except ValueError as error:

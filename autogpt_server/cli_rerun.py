@@ -39,6 +39,12 @@ def rerun(
 def _node_ids(api: Api, run_id: str, given: tuple[str, ...]) -> list[str]:
     """Nodes by their ids, where they are named by one of their executions."""
     run = api.call("GET", f"/executions/{run_id}")
-    executions = api.call("GET", f"/graphs/{run['graph_id']}/executions/{run_id}")
-    node_of = {each["node_exec_id"]: str(each["node_id"]) for each in executions}
+    node_of: dict[str, str] = {}
+    unknown = set(given)
+    for execution in api.items(f"/graphs/{run['graph_id']}/executions/{run_id}"):
+        if execution["node_exec_id"] in unknown:
+            node_of[execution["node_exec_id"]] = str(execution["node_id"])
+        unknown -= {execution["node_exec_id"], execution["node_id"]}
+        if not unknown:
+            break
     return [node_of.get(each, each) for each in given]

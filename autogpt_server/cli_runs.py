@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import click
@@ -13,6 +13,7 @@ import click
 from autogpt_server.cli import CliContext
 from autogpt_server.cli_api import ENDED, Api, RequestFailed, ServerUnreachable, api_key_option, problem_line
 from autogpt_server.cli_rerun import rerun
+from autogpt_server.cli_words import explained, shown, signal_sent, table, time_text, told, why
 from autogpt_server.utils import json
 from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.json import InvalidJSONValue
@@ -65,9 +66,6 @@ def run(ctx: click.Context, server: str | None, api_key: str | None, *, as_json:
     ctx.obj = RunsContext(server, api_key, as_json)
 
 
-run.add_command(rerun)
-
-
 @run.command("list")
 @click.argument("graph_id")
 @click.option(
@@ -84,11 +82,11 @@ def list_runs(context: RunsContext, graph_id: str, status: tuple[str, ...], limi
         query = {"limit": limit, "status": list(status) or None}
         runs = api.call("GET", f"/graphs/{graph_id}/executions", params=query)
     rows = [
-        (item["id"], item["status"], f"v{item['graph_version']}", _time(item["created_at"]), _why(item))
+        (item["id"], item["status"], f"v{item['graph_version']}", time_text(item["created_at"]), why(item))
         for item in runs
     ]
     context.tell(
-        runs, _table(("RUN", "STATUS", "GRAPH", "CREATED", ""), rows) if rows else ["The graph has no such runs."]
+        runs, table(("RUN", "STATUS", "GRAPH", "CREATED", ""), rows) if rows else ["The graph has no such runs."]
     )
 
 
@@ -99,9 +97,9 @@ def show(context: RunsContext, run_id: str) -> None:
     """Show a run with its node executions."""
     with context.api() as api:
         found = api.call("GET", f"/executions/{run_id}")
-        nodes = api.call("GET", f"/graphs/{found['graph_id']}/executions/{run_id}")
+        nodes = list(api.items(f"/graphs/{found['graph_id']}/executions/{run_id}"))
         names = {} if context.as_json else _block_names(api)
-    context.tell({"run": found, "nodes": nodes}, _shown(found, nodes, names))
+    context.tell({"run": found, "nodes": nodes}, shown(found, nodes, names))
 
 
 @run.command()
@@ -156,7 +154,7 @@ def cancel(context: RunsContext, run_id: str) -> None:
     """End a run early. It is CANCELED when everything in it has stopped; `cli run follow` shows when."""
     with context.api() as api:
         found = api.call("POST", f"/executions/{run_id}/cancel")
-    context.tell(found, [f"asked for at {_time(found['cancel_requested_at'])}; the run is {found['status']}"])
+    context.tell(found, [f"asked for at {time_text(found['cancel_requested_at'])}; the run is {found['status']}"])
 
 
 @run.command()
@@ -166,25 +164,27 @@ def explain(context: RunsContext, run_id: str) -> None:
     """Say why a run does not get on, and what can be done about it."""
     with context.api() as api:
         found = api.call("GET", f"/executions/{run_id}/explain")
-    context.tell(found, _explained(found))
+    context.tell(found, explained(found))
 
 
-@run.command()
+@run.command(short_help="Decide about a node execution that is INTERRUPTED.")
 @click.argument("run_id")
 @click.argument("node_exec_id")
 @click.argument("action", type=click.Choice(["retry", "skip", "fail"]))
+@click.option("--attempt", type=click.IntRange(min=1), help="The attempt that is meant; by default the latest.")
 @click.pass_obj
-def resolve(context: RunsContext, run_id: str, node_exec_id: str, action: str) -> None:
+def resolve(context: RunsContext, run_id: str, node_exec_id: str, action: str, attempt: int | None) -> None:
     """Decide about a node execution that is INTERRUPTED: nobody knows what it has done outside.
 
     retry: call the block again. skip: keep what came and go on without the rest. fail: take it for failed.
     """
     with context.api() as api:
-        found = api.call("POST", f"/executions/{run_id}/nodes/{node_exec_id}/resolve", {"action": action})
+        body = {"action": action, "attempt": attempt}
+        found = api.call("POST", f"/executions/{run_id}/nodes/{node_exec_id}/resolve", body)
     context.tell(found, [f"decided: {action}"])
 
 
-@run.command()
+@run.command(short_help="Send a signal to a node execution.")
 @click.argument("run_id")
 @click.argument("node_exec_id")
 @click.argument("name")
@@ -202,7 +202,7 @@ def signal(  # noqa: PLR0917 - an argument or option each
     body = {"name": name, "key": key or new_id(), "value": given}
     with context.api() as api:
         found = api.call("POST", f"/executions/{run_id}/nodes/{node_exec_id}/signal", body)
-    context.tell(found, [f"sent under the key {body['key']}"])
+    context.tell(found, signal_sent(found, name, str(body["key"])))
 
 
 @run.command()
@@ -222,7 +222,7 @@ def _follow(ctx: click.Context, api: Api, run_id: str) -> None:
     names: dict[str, str] = {} if context.as_json else _block_names(api)
     status = ""
     for name, data in _events(api, run_id):
-        context.tell({"event": name, "data": data}, _told(name, data, names))
+        context.tell({"event": name, "data": data}, told(name, data, names))
         found = data["run"] if name == "snapshot" else data
         if name != "node":
             status = str(found["status"])
@@ -282,107 +282,26 @@ def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
             fields = {}
 
 
-# --- words for people ----------------------------------------------------------------------------------------------------
+def _json_of(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except InvalidJSONValue as error:
+        raise click.BadParameter(f"{error}", param_hint=option) from None
 
 
 def _block_names(api: Api) -> dict[str, str]:
     return {block["id"]: block["name"] for block in api.call("GET", "/blocks")}
 
 
-def _shown(found: dict[str, Any], nodes: Sequence[dict[str, Any]], names: dict[str, str]) -> Iterator[str]:
-    yield f"run      {found['id']}"
-    yield f"graph    {found['graph_id']} v{found['graph_version']}"
-    yield f"status   {found['status']}{f': {_why(found)}' if _why(found) else ''}"
-    for label, name in (
-        ("created", "created_at"),
-        ("started", "started_at"),
-        ("ended", "ended_at"),
-        ("cancel", "cancel_requested_at"),
-    ):
-        if found.get(name):
-            yield f"{label:<8} {_time(found[name])}"
-    if found["rerun_of"]:
-        yield f"rerun of {found['rerun_of']}"
-    if found["parent"]:
-        yield f"parent   {found['parent']['run_id']} (node execution {found['parent']['node_exec_id']})"
-    if found["input"]:
-        yield f"input    {json.dumps(found['input'])}"
-    for name, values in found["outputs"].items():
-        yield f"output   {name}: {', '.join(map(json.dumps, values))}"
-    rows: list[tuple[str, ...]] = []
-    for node in nodes:
-        block = _block(node, names)
-        kept = "kept from the run before" if node["replay_of"] else ""
-        rows.append((node["node_exec_id"], block, node["status"], str(node["attempt"]), _why_node(node) or kept))
-        rows += [
-            ("", "", f"  attempt {attempt['attempt']}", str(attempt["outcome"]), _why(attempt))
-            for attempt in node["attempts"]
-        ]
-    if rows:
-        yield ""
-        yield from _table(("NODE EXECUTION", "BLOCK", "STATUS", "ATTEMPT", ""), rows)
+def _print_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.obj = replace(cast("RunsContext", ctx.obj), as_json=True)
 
 
-def _explained(found: dict[str, Any], indent: str = "") -> Iterator[str]:
-    yield f"{indent}{found['summary']}"
-    for cause in found["causes"]:
-        times = [f"{word} {_time(cause[word])}" for word in ("since", "until") if cause[word]]
-        yield f"{indent}- {' '.join((cause['message'], *(f'({time})' for time in times)))}"
-        if cause["node_exec_id"]:
-            yield f"{indent}  node execution {cause['node_exec_id']}"
-        if "explanation" in cause["data"]:
-            yield from _explained(cause["data"]["explanation"], f"{indent}    ")
-
-
-def _told(name: str, data: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
-    if name == "snapshot":
-        yield f"run {data['run']['id']} {data['run']['status']}"
-        for node in data["nodes"]:
-            yield _node_line(node, names)
-    elif name == "node":
-        yield _node_line(data, names)
-    else:
-        yield f"run {data['id']} {data['status']}{f': {_why(data)}' if _why(data) else ''}"
-
-
-def _node_line(node: dict[str, Any], names: dict[str, str]) -> str:
-    return f"  {node['status']:<11} {_block(node, names)}  {node['node_exec_id']}  {_why_node(node)}".rstrip()
-
-
-def _block(node: dict[str, Any], names: dict[str, str]) -> str:
-    return names.get(node["block_id"], str(node["block_id"]))
-
-
-def _why(found: dict[str, Any]) -> str:
-    """Why a run, or an attempt, is where it is."""
-    return str(found["error"]["message"] if found["error"] else found.get("reason") or "")
-
-
-def _why_node(node: dict[str, Any]) -> str:
-    parts = [str(node["error"]["message"])] if node["error"] else []
-    if node["status"] == "WAITING" and node["waits_for"]:
-        parts.append(f"for the signal {node['waits_for']!r}")
-    if node["status"] == "WAITING" and node["child_run_id"]:
-        parts.append(f"for the run {node['child_run_id']}")
-    if node["not_before"]:
-        parts.append(f"until {_time(node['not_before'])}")
-    return "; ".join(parts)
-
-
-def _time(text: str | None) -> str:
-    """A time of the API, to the second."""
-    return "" if text is None else f"{text[:19].replace('T', ' ')}Z"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
-    for row in (header, *rows):
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
-        yield "  ".join((*cells, " ".join(row[-1].split()))).rstrip()
-
-
-def _json_of(text: str, option: str) -> Any:
-    try:
-        return json.loads(text)
-    except InvalidJSONValue as error:
-        raise click.BadParameter(f"{error}", param_hint=option) from None
+run.add_command(rerun)
+for _command in run.commands.values():  # people write it behind the command, too
+    _command.params.append(
+        click.Option(
+            ["--json"], is_flag=True, expose_value=False, callback=_print_json, help="Print JSON, for programs."
+        )
+    )

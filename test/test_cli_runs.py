@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from autogpt_server.cli_api import Api
 from autogpt_server.utils import faults
 from autogpt_server.utils.process import ExitCode
 from support import runtime_blocks
@@ -94,7 +95,8 @@ def test_a_run_is_started_followed_shown_and_listed(cli: Cli) -> None:
     assert cli.said("list", graph, "--status", "FAILED") == "The graph has no such runs.\n"
     followed = [json.loads(line) for line in cli.said("--json", "follow", run_id).splitlines()]
     assert (followed[0]["event"], followed[-1]["data"]["status"]) == ("snapshot", "COMPLETED")
-    assert cli.said("explain", run_id).splitlines()[0] == "The run has completed."
+    assert cli.said("explain", run_id) == "The run has completed.\n"
+    assert json.loads(cli.said("show", run_id, "--json"))["run"]["id"] == run_id
 
 
 def test_a_run_that_fails_is_told_by_the_exit_code(cli: Cli) -> None:
@@ -111,7 +113,10 @@ def test_the_same_key_starts_one_run(cli: Cli) -> None:
 def test_a_run_that_waits_is_explained_and_given_its_signal(cli: Cli) -> None:
     run_id, execution = cli.start(["wait", {"signal": "go"}], ["yield", 2])
     cli.wait_for(run_id, "WAITING")
-    assert "waits for the signal 'go'" in cli.said("explain", run_id)
+    explained = cli.said("explain", run_id)
+    assert "waits for the signal 'go'" in explained
+    assert f"  cli run signal {run_id} {execution} go --value VALUE\n" in explained
+    assert "it waits for 'go' now" in cli.said("signal", run_id, execution, "stop")
     cli.said("signal", run_id, execution, "go", "--value", '{"by": "me"}', "--key", "1")
     cli.said("signal", run_id, execution, "go", "--value", '{"by": "me"}', "--key", "1")
     assert cli.said("follow", run_id)
@@ -125,8 +130,11 @@ def test_a_run_that_waits_is_explained_and_given_its_signal(cli: Cli) -> None:
 def test_somebody_decides(cli: Cli) -> None:
     run_id, execution = cli.start(["unknown"], effects="unsafe")
     cli.wait_for(run_id, "WAITING")
-    assert "needs a decision" in cli.said("explain", run_id)
-    assert cli.said("resolve", run_id, execution, "skip") == "decided: skip\n"
+    explained = cli.said("explain", run_id)
+    assert "needs a decision" in explained
+    assert f"  cli run resolve --attempt 1 {run_id} {execution} retry|skip|fail\n" in explained
+    assert "attempt 1" in cli("resolve", run_id, execution, "skip", "--attempt", "2").stderr
+    assert cli.said("resolve", run_id, execution, "skip", "--attempt", "1") == "decided: skip\n"
     assert cli("follow", run_id).returncode == 0
 
 
@@ -140,6 +148,13 @@ def test_a_run_is_canceled(cli: Cli) -> None:
     again = cli("cancel", run_id)
     assert (again.returncode, again.stdout) == (1, "")
     assert "409 run_ended" in again.stderr
+
+
+def test_lists_are_read_to_their_end(cli: Cli) -> None:
+    graph = cli.graph(["yield", 1])
+    started = {str(cli.document("start", graph)["id"]) for _ in range(3)}
+    with Api(cli.server.url, None) as api:
+        assert {run["id"] for run in api.items(f"/graphs/{graph}/executions?limit=1")} == started
 
 
 def test_mistakes_are_one_line(cli: Cli) -> None:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import pydantic
 
 from autogpt_server.data.pins import parse_pin
+from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.settings import Settings
 
@@ -108,6 +109,14 @@ class MalformedBlock(AutoGPTServerError):
     code = "malformed_block"
 
 
+def _is_aware(moment: object) -> bool:
+    return isinstance(moment, datetime) and moment.tzinfo is not None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 class Suspend(Exception):
     """Raised by a block to wait without holding a thread until a time (`until`, aware) or a signal of that name arrives, whichever is first (rule D10).
 
@@ -117,8 +126,10 @@ class Suspend(Exception):
     def __init__(self, *, until: datetime | None = None, signal: str | None = None) -> None:
         if until is None and not signal:
             raise ValueError("Suspend takes until= or signal= or both")
-        if until is not None and until.tzinfo is None:
-            raise ValueError("Suspend(until=...) takes a timezone-aware time")
+        if until is not None and not _is_aware(until):
+            raise ValueError("Suspend(until=...) takes a timezone-aware datetime")
+        if signal is not None and not _is_text(signal):
+            raise ValueError("Suspend(signal=...) takes the name of a signal")
         super().__init__(signal or until)
         self.until = until
         self.signal = signal
@@ -131,7 +142,10 @@ class CallGraph(Exception):
     """
 
     def __init__(self, graph_id: str, run_input: Mapping[str, JsonValue], *, graph_version: int | None = None) -> None:
-        """`graph_version`: None for the active one."""
+        """`run_input`: JSON values by name. `graph_version`: None for the active one."""
+        if not _is_text(graph_id):
+            raise ValueError("CallGraph(graph_id, ...) takes the id of a graph")
+        json.check(run_input)
         super().__init__(graph_id)
         self.graph_id = graph_id
         self.graph_version = graph_version

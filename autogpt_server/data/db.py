@@ -87,6 +87,10 @@ class Database:
         """
         return await self._connections.write(perform)
 
+    async def reserve_log(self) -> bool:
+        """Make room for the write-ahead log, so that commits need not: one process does it when it has opened the database."""
+        return await self._connections.reserve_log()
+
     async def read(self, perform: Callable[[sqlite3.Connection], T]) -> T:
         """Run `perform` in the reader thread on a read-only connection, as one snapshot."""
         return await self._connections.read(perform)
@@ -96,7 +100,7 @@ class Database:
         return await self._connections.read_aside(perform)
 
     async def peek(self, perform: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `perform`, one statement that reads a few rows by their keys, on the loop's thread: sooner than `read`, but all else waits for it."""
+        """Run `perform`, which reads a few rows by their keys, on the loop's thread: sooner than `read`, but all else waits for it."""
         return await self._connections.peek(perform)
 
     async def close(self) -> None:

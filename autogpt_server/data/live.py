@@ -14,6 +14,9 @@ from autogpt_server.data.runs import RunNotFound, changes_since
 from autogpt_server.data.status import ACTIVE_RUN_STATUSES, HIDDEN, RunStatus
 from autogpt_server.utils import json
 
+FEW_RUNS = 16
+"""So many are looked at without another thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -71,7 +74,8 @@ async def run_states(db: Database, run_ids: Collection[str]) -> dict[str, RunSta
             for run_id, seq, status, code, message in rows
         }
 
-    return await db.read(read)
+    look = db.peek if len(run_ids) <= FEW_RUNS else db.read
+    return await look(read)
 
 
 async def run_state(db: Database, run_id: str) -> RunState:

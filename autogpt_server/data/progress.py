@@ -1,6 +1,6 @@
 """Where runs stand, as far as it takes to say why they do not get on: `autogpt_server.execution.explain` makes words of it.
 
-Of a run with very many executions the first ones of each status are read, and how many there are.
+Of a run with very many executions the first ones of each kind are read, and how many there are.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from autogpt_server.data.db import Database, from_db_time
 from autogpt_server.data.snapshot import StaticPin, load_statics
@@ -34,6 +35,16 @@ class RunPlace:
         return self.graph_id, self.graph_version
 
 
+class Kind(NamedTuple):
+    """What executions have in common that wait for the same sort of thing: of very many of a kind the first are read, and the others counted."""
+
+    status: NodeStatus
+    has_time: bool
+    has_signal: bool
+    has_child: bool
+    is_timed_out: bool
+
+
 @dataclass(frozen=True, slots=True)
 class LiveExecution:
     """A node execution that has not ended."""
@@ -51,6 +62,17 @@ class LiveExecution:
     error: str | None
     attempt: int
     ordinal: int | None
+
+    @property
+    def kind(self) -> Kind:
+        """As which it is counted."""
+        return Kind(
+            self.status,
+            self.not_before is not None,
+            self.waits_for is not None,
+            self.child_run_id is not None,
+            self.error_code == "timeout",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +108,14 @@ class RunFacts:
     """Whether something in its inbox has not been applied yet."""
     wake_at: datetime | None
     """WAITING: when the first of its executions may move on."""
-    counts: dict[NodeStatus, int] = field(default_factory=dict[NodeStatus, int])
-    """How many executions have each status, of those that have not ended."""
+    counts: dict[Kind, int] = field(default_factory=dict[Kind, int])
+    """How many executions of each kind there are, of those that have not ended."""
     busy: dict[str, int] = field(default_factory=dict[str, int])
     """Node id -> how many of its executions are RUNNING."""
     heads: dict[str, int] = field(default_factory=dict[str, int])
     """Node id -> number of its first execution that was queued and has not ended: whose turn it is to yield (rule F8)."""
     executions: list[LiveExecution] = field(default_factory=list[LiveExecution])
-    """The first ones of each status, oldest first."""
+    """The first ones of each kind, oldest first."""
     arrived: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Id of each INCOMPLETE execution among them -> the slots that have a value."""
     served: frozenset[StaticPin] = frozenset()
@@ -165,28 +187,33 @@ def facts_of(connection: sqlite3.Connection, run_id: str, static_pins: Iterable[
     return facts
 
 
+# In the order of the fields of `Kind`.
+_KIND = (
+    '"status", "notBefore" IS NOT NULL, "waitsFor" IS NOT NULL, "childRunId" IS NOT NULL, "errorCode" IS \'timeout\''
+)
+
+
 def _read_executions(connection: sqlite3.Connection, facts: RunFacts) -> None:
     columns = '"id", "agentNodeId", "status", "addedAt", "queuedAt", "startedAt", "notBefore", "waitsFor", "childRunId", "errorCode", "error", "attempt", "ordinal"'
     rows = connection.execute(
-        f'SELECT {columns}, "total" FROM (SELECT {columns}, row_number() OVER (PARTITION BY "status" ORDER BY "id") AS "place", '  # noqa: S608
-        'count(*) OVER (PARTITION BY "status") AS "total" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "endedAt" IS NULL) '
+        f'SELECT {columns}, "total" FROM (SELECT {columns}, row_number() OVER (PARTITION BY {_KIND} ORDER BY "id") AS "place", '  # noqa: S608
+        f'count(*) OVER (PARTITION BY {_KIND}) AS "total" FROM "AgentNodeExecution" WHERE "agentGraphExecutionId" = ? AND "endedAt" IS NULL) '
         'WHERE "place" <= ? ORDER BY "id"',
         (facts.id, SHOWN),
     )
     for execution_id, node_id, status, added_at, queued_at, started_at, not_before, *rest, total in rows:
-        facts.counts[NodeStatus(status)] = total
-        facts.executions.append(
-            LiveExecution(
-                execution_id,
-                node_id,
-                NodeStatus(status),
-                datetime.fromisoformat(added_at),
-                from_db_time(queued_at),
-                from_db_time(started_at),
-                from_db_time(not_before),
-                *rest,
-            )
+        execution = LiveExecution(
+            execution_id,
+            node_id,
+            NodeStatus(status),
+            datetime.fromisoformat(added_at),
+            from_db_time(queued_at),
+            from_db_time(started_at),
+            from_db_time(not_before),
+            *rest,
         )
+        facts.executions.append(execution)
+        facts.counts[execution.kind] = total
     for node_id, busy, head in connection.execute(
         'SELECT "agentNodeId", sum("status" = \'RUNNING\'), min("ordinal") FROM "AgentNodeExecution" '
         'WHERE "agentGraphExecutionId" = ? AND "endedAt" IS NULL AND "ordinal" IS NOT NULL GROUP BY "agentNodeId"',

@@ -64,26 +64,35 @@ async def request_cancel(db: Database, run_id: str, *, at: datetime) -> None:
     await _write(db, write)
 
 
-async def resolve_execution(db: Database, run_id: str, node_exec_id: str, action: str, *, at: datetime) -> None:
+async def resolve_execution(
+    db: Database, run_id: str, node_exec_id: str, action: str, *, attempt: int | None = None, at: datetime
+) -> None:
     """Decide about an INTERRUPTED execution: `action` is one of `retry`, `skip`, `fail` (rule D4).
 
-    A decision is about one attempt. Until it is applied the same one may be sent again; of two different ones the first counts. Raises `RunNotFound`,
+    A decision is about one attempt, by default the latest. The same one may be sent again; of two different ones the first counts. Raises `RunNotFound`,
     `NodeExecutionNotFound`, `NotInterrupted`, `AlreadyResolved`, `RunEnding`.
     """
 
     def write(connection: sqlite3.Connection) -> None:
         execution = _execution(connection, run_id, node_exec_id)
         # The attempt is the key: what somebody decides twice must not be taken for a decision about the attempt after it.
-        key = str(execution.attempt)
+        meant = attempt or execution.attempt
+        key = str(meant)
+        known = _known_payload(connection, InboxEntry(run_id, InboxKind.RESOLVE, node_exec_id, key))
+        if known is not None:
+            if known["action"] != action:
+                raise AlreadyResolved(
+                    f"It has been decided already to {known['action']} attempt {meant} of the node execution {node_exec_id}."
+                )
+            return
         if execution.status is not NodeStatus.INTERRUPTED:
             raise NotInterrupted(
                 f"The node execution {node_exec_id} is {execution.status}; only about one that is INTERRUPTED there is something to decide."
             )
-        known = _known_payload(connection, InboxEntry(run_id, InboxKind.RESOLVE, node_exec_id, key))
-        if known is not None:
-            if known["action"] != action:
-                raise AlreadyResolved(f"It has been decided already to {known['action']} this node execution.")
-            return
+        if meant != execution.attempt:
+            raise NotInterrupted(
+                f"It is attempt {execution.attempt} of the node execution {node_exec_id} that is INTERRUPTED, not {meant}: look at it first."
+            )
         if execution.is_ending:
             raise RunEnding
         payload = json.dumps({"action": action})

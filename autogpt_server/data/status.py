@@ -13,7 +13,7 @@ class RunStatus(StrEnum):
     """Committed, and no worker has begun with it."""
     RUNNING = "RUNNING"
     WAITING = "WAITING"
-    """Nothing can move without time or a person."""
+    """Nothing can move without time, a person or the end of a child run."""
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELED = "CANCELED"
@@ -31,9 +31,9 @@ class NodeStatus(StrEnum):
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     WAITING = "WAITING"
-    """Suspended until a time or a signal."""
+    """Suspended until a time, a signal or the end of a child run."""
     INTERRUPTED = "INTERRUPTED"
-    """Its owner died while it ran and what it did outside is unknown: somebody has to decide (rule D4)."""
+    """It is not known what it did outside (its owner died, it took too long, an answer was lost): somebody has to decide (rule D4)."""
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELED = "CANCELED"
@@ -66,13 +66,20 @@ RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
 }
 
 NODE_TRANSITIONS: Mapping[NodeStatus, frozenset[NodeStatus]] = {
-    NodeStatus.INCOMPLETE: frozenset({NodeStatus.QUEUED, NodeStatus.CANCELED}),
-    NodeStatus.QUEUED: frozenset({NodeStatus.RUNNING, NodeStatus.FAILED, NodeStatus.CANCELED, NodeStatus.SKIPPED}),
+    NodeStatus.INCOMPLETE: frozenset({NodeStatus.QUEUED}),
+    NodeStatus.QUEUED: frozenset({NodeStatus.RUNNING, NodeStatus.FAILED, NodeStatus.CANCELED}),
     # RUNNING -> QUEUED is another attempt: after a failure that may be retried, or after the owner died.
     NodeStatus.RUNNING: frozenset(
-        {NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.INTERRUPTED, *TERMINAL_NODE_STATUSES}
+        {
+            NodeStatus.QUEUED,
+            NodeStatus.WAITING,
+            NodeStatus.INTERRUPTED,
+            NodeStatus.COMPLETED,
+            NodeStatus.FAILED,
+            NodeStatus.CANCELED,
+        }
     ),
-    NodeStatus.WAITING: frozenset({NodeStatus.QUEUED, NodeStatus.RUNNING, *TERMINAL_NODE_STATUSES}),
-    NodeStatus.INTERRUPTED: frozenset({NodeStatus.QUEUED, *TERMINAL_NODE_STATUSES}),
+    NodeStatus.WAITING: frozenset({NodeStatus.QUEUED, NodeStatus.CANCELED}),
+    NodeStatus.INTERRUPTED: frozenset({NodeStatus.QUEUED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELED}),
     **{status: frozenset[NodeStatus]() for status in TERMINAL_NODE_STATUSES},
 }

@@ -132,12 +132,23 @@ class ValueTooLarge(PermanentError):
     code = "value_too_large"
 
 
+def _is_never_lost(_attempt: Attempt, _error: BaseException) -> bool:
+    return False
+
+
 class Performer:
     """Performs attempts with what they all share."""
 
-    def __init__(self, settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        now: Callable[[], datetime] = utc_now,
+        is_lost: Callable[[Attempt, BaseException], bool] = _is_never_lost,
+    ) -> None:
+        """`is_lost`: asked about what a block has raised, in its thread: whether the process is at fault (`exhaustion.py`). Then the attempt ends with it."""
         self.settings = settings
         self._now = now
+        self._is_lost = is_lost
         self._pins: dict[type[BlockSchema], frozenset[str]] = {}
         self._pid = os.getpid()
 
@@ -160,11 +171,15 @@ class Performer:
         except (Suspend, CallGraph) as asked:
             wish = asked
         except BaseException as error:  # noqa: BLE001 - a block may raise SystemExit or worse; its end is recorded, and this thread lives on
+            if self._is_lost(attempt, error):
+                return
             failure = self._failure(attempt, error)
         if values is not None:
             try:
                 values.close()  # now, not when the garbage is collected: what it does at its end belongs to this attempt
             except BaseException as error:  # noqa: BLE001 - as above
+                if self._is_lost(attempt, error):
+                    return
                 failure = failure or self._failure(attempt, error)
         if os.getpid() != self._pid:
             os._exit(0)  # the block forked, and this is the child coming home: everything here is the parent's
@@ -195,13 +210,17 @@ class Performer:
         except (Suspend, CallGraph) as asked:
             wish = asked
         except BaseException as error:  # noqa: BLE001 - as above
+            if self._is_lost(attempt, error):
+                return
             failure = self._failure(attempt, error)
-        attempt.task = None
         if values is not None:
             try:
                 await values.aclose()
             except BaseException as error:  # noqa: BLE001 - as above
+                if self._is_lost(attempt, error):
+                    return
                 failure = failure or self._failure(attempt, error)
+        attempt.task = None
         self._end(attempt, failure, wish, stopped=stopped)
 
     def _call(self, attempt: Attempt) -> Any:
@@ -220,15 +239,23 @@ class Performer:
         self, attempt: Attempt, failure: Failure | None, wish: Suspend | CallGraph | None, *, stopped: bool
     ) -> None:
         faults.reach("attempt.end.before")
+        try:
+            event = self._last_step(attempt, failure, wish, stopped=stopped)
+        except BaseException as error:  # noqa: BLE001 - the wish is the block's own object, too
+            event = Ended(attempt.execution.id, self._now(), self._failure(attempt, error), attempt.is_stopped)
+        attempt.report(attempt, event)
+
+    def _last_step(
+        self, attempt: Attempt, failure: Failure | None, wish: Suspend | CallGraph | None, *, stopped: bool
+    ) -> Step:
         execution_id, now = attempt.execution.id, self._now()
-        stopped = stopped or (failure is not None and attempt.is_stopped)
         match wish:
             case Suspend() if failure is None:
-                attempt.report(attempt, Suspended(execution_id, now, wish.until, wish.signal))
+                return Suspended(execution_id, now, wish.until, wish.signal)
             case CallGraph() if failure is None:
-                attempt.report(attempt, GraphCalled(execution_id, now, wish))
+                return GraphCalled(execution_id, now, wish)
             case _:
-                attempt.report(attempt, Ended(execution_id, now, failure, stopped))
+                return Ended(execution_id, now, failure, stopped or (failure is not None and attempt.is_stopped))
 
     def _yielded(self, execution: Execution, item: object) -> Yielded:
         kind = type(item).__name__
@@ -237,6 +264,7 @@ class Performer:
         pin, value = cast("tuple[Any, Any]", item)
         if not isinstance(pin, str):
             raise UnknownOutputPin(f"The name of a pin must be text; the block yielded on {type(pin).__name__}.")
+        pin = str.__str__(pin)  # of a class of its own it may say anything
         if pin == ERROR_PIN:
             raise BlockError(value if isinstance(value, str) else json.dumps(value))
         known = self._pins_of(execution.node.block)
@@ -249,9 +277,7 @@ class Performer:
         if len(text) * _MAX_BYTES_PER_CHAR > limit and len(text.encode()) > limit:
             raise ValueTooLarge(f"The value on {pin!r} is larger than {limit} bytes of JSON (setting MAX_VALUE_BYTES).")
         # Made again from its text: the block may go on changing what it has yielded, and others get what is on record, no more and no less.
-        return Yielded(
-            execution.id, self._now(), str(pin), value if type(value) in _SCALARS else json.loads(text), text
-        )
+        return Yielded(execution.id, self._now(), pin, value if type(value) in _SCALARS else json.loads(text), text)
 
     def _pins_of(self, block: Block) -> frozenset[str]:
         pins = self._pins.get(block.output_schema)
@@ -260,6 +286,13 @@ class Performer:
         return pins
 
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        try:
+            return self._described(attempt, error)
+        except BaseException as second:  # noqa: BLE001 - its class is the block's own, down to what `isinstance` asks of it
+            words = f"{type(error).__name__}: (it cannot be looked at: {type(second).__name__})"
+            return Failure("block_failed", words)
+
+    def _described(self, attempt: Attempt, error: BaseException) -> Failure:
         secrets = _Secrets(self.settings, attempt.execution)
         failure = describe_failure(error)
         failure = Failure(failure.code, mask(failure.message, secrets.texts), failure.kind)

@@ -15,7 +15,7 @@ from typing import Any
 import pydantic
 
 from autogpt_server.data.execution import MAX_TAKEOVERS
-from autogpt_server.data.progress import HeldBack, LiveExecution, RunFacts
+from autogpt_server.data.progress import HeldBack, Kind, LiveExecution, RunFacts
 from autogpt_server.data.snapshot import StaticPin
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.events import Resolution
@@ -84,7 +84,7 @@ _IN_SHORT: Mapping[CauseCode, tuple[str, str]] = {
         "1 execution waits before it is tried again",
         "{n} executions wait before they are tried again",
     ),
-    CauseCode.QUEUED: ("1 execution is about to start", "{n} executions are about to start"),
+    CauseCode.QUEUED: ("1 execution is queued", "{n} executions are queued"),
     CauseCode.MAX_PARALLEL: (
         "1 execution waits for others of its node to end",
         "{n} executions wait for others of their nodes to end",
@@ -96,6 +96,8 @@ _IN_SHORT: Mapping[CauseCode, tuple[str, str]] = {
     CauseCode.HELD_BACK: ("1 holds its outputs back until an earlier one ends", "{n} hold their outputs back"),
 }
 """How a summary tells of one cause, and of several of its kind; the most important ones first."""
+
+_REASONS_TO_BE_QUEUED = frozenset({CauseCode.QUEUED, CauseCode.MAX_PARALLEL, CauseCode.FAR_AHEAD})
 
 _SUMMARY_PARTS = 3
 
@@ -247,8 +249,8 @@ class Explainer:
     # --- executions ----------------------------------------------------------------------------------------------
 
     def _of_executions(self, run: RunFacts) -> Iterator[Cause]:
-        told: Counter[NodeStatus] = Counter()
-        last: dict[NodeStatus, CauseCode] = {}
+        told: Counter[Kind] = Counter()
+        codes: dict[Kind, CauseCode] = {}
         for execution in run.executions:
             if execution.status is NodeStatus.INCOMPLETE:
                 continue
@@ -256,15 +258,16 @@ class Explainer:
                 cause = self._still_stopping(run, execution)
             else:
                 cause = self._of_execution(run, execution)
-            told[execution.status] += 1
-            last[execution.status] = cause.code
+            told[execution.kind] += 1
+            codes[execution.kind] = cause.code
             yield cause
-        for status, code in last.items():
-            if (more := run.counts[status] - told[status]) > 0:
+        for kind, code in codes.items():
+            if (more := run.counts[kind] - told[kind]) > 0:
                 yield Cause(
-                    code=code,
-                    message=f"{more:,} more node executions are {status}.",
-                    data={"status": status, "count": more},
+                    # What those are queued for that were not looked at one by one is another question for each.
+                    code=CauseCode.QUEUED if code in _REASONS_TO_BE_QUEUED else code,
+                    message=f"{more:,} more node executions are {kind.status}.",
+                    data={"status": kind.status, "count": more},
                 )
 
     def _of_execution(self, run: RunFacts, execution: LiveExecution) -> Cause:
@@ -340,7 +343,7 @@ class Explainer:
                 run,
                 execution,
                 CauseCode.WAITS_FOR_SIGNAL,
-                f"{{block}} waits for the signal {execution.waits_for!r}; send it with {request['method']} {request['path']}.",
+                f"{{block}} waits for the signal {execution.waits_for!r}.",
                 until=execution.not_before,
                 data={"name": execution.waits_for, "request": request},
             )
@@ -349,14 +352,20 @@ class Explainer:
 
     def _interrupted(self, run: RunFacts, execution: LiveExecution) -> Cause:
         choices = [choice.value for choice in Resolution]
-        request = _request(run, execution, "resolve", {"action": " | ".join(choices)})
+        body = {"action": " | ".join(choices), "attempt": execution.attempt}
+        request = _request(run, execution, "resolve", body)
         return self._about(
             run,
             execution,
             CauseCode.NEEDS_DECISION,
-            f"It is not known what {{block}} has done outside ({execution.error}) Decide with {request['method']} {request['path']}: "
+            f"{{block}} was interrupted, and it is not known what it has done outside. {execution.error} Somebody has to decide: "
             "retry calls it again, skip keeps what came and goes on, fail takes it for failed.",
-            data={"choices": choices, "request": request, "error_code": execution.error_code},
+            data={
+                "choices": choices,
+                "attempt": execution.attempt,
+                "request": request,
+                "error_code": execution.error_code,
+            },
         )
 
     def _of_held(self, run: RunFacts) -> Iterator[Cause]:
@@ -386,7 +395,8 @@ class Explainer:
                 since=execution.added_at,
                 missing_pins=missing,
             )
-        if (more := run.counts.get(NodeStatus.INCOMPLETE, 0) - len(shown)) > 0:
+        total = sum(count for kind, count in run.counts.items() if kind.status is NodeStatus.INCOMPLETE)
+        if (more := total - len(shown)) > 0:
             yield Cause(
                 code=CauseCode.INCOMPLETE,
                 message=f"{more:,} more node executions are INCOMPLETE.",

@@ -171,14 +171,29 @@ class Flow(ABC):
             self._queue(execution, at)
 
     def _new_execution(self, node: PlannedNode, at: datetime) -> Execution:
-        state, limit = self.state, self._limits.max_executions
+        state = self.state
         execution = Execution(self._new_id(), node, at, added_seq=state.seq)
         state.live[execution.id] = execution
         state.stats.executions += 1
         self._touch(execution)
-        if state.stats.executions + state.stats.child_executions > limit:
-            self._over_limit(f"This run has more than {limit} node executions (setting MAX_RUN_NODE_EXECUTIONS).", at)
+        self._check_executions(at)
         return execution
+
+    def _check_executions(self, at: datetime) -> None:
+        stats, limit = self.state.stats, self._limits.max_executions
+        if stats.executions + stats.child_executions > limit:
+            shared = ", those of its child runs included" if stats.child_executions else ""
+            self._over_limit(
+                f"This run has more than {limit} node executions{shared} (setting MAX_RUN_NODE_EXECUTIONS).", at
+            )
+
+    def _check_bytes(self, at: datetime) -> None:
+        stats, limit = self.state.stats, self._limits.max_bytes
+        if stats.bytes + stats.child_bytes > limit:
+            shared = ", with those of its child runs," if stats.child_bytes else ""
+            self._over_limit(
+                f"The outputs of this run{shared} are larger than {limit} bytes in total (setting MAX_RUN_BYTES).", at
+            )
 
     def _put(self, execution: Execution, slot: str, token: Token) -> None:
         row = InputRow(

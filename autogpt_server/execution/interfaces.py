@@ -40,8 +40,13 @@ class ManagerInterface:
     service_name = "ExecutionManager"
 
     @expose(oneway=True)
-    async def run_waits(self, run_id: str, priority: int = 0) -> None:
-        """A run has been committed and waits for a worker; or it has an owner and there is something new in its inbox."""
+    async def run_created(self, run_id: str, priority: int) -> None:
+        """A run has just been committed: it waits for a worker, and has had none."""
+        raise NotImplementedError
+
+    @expose(oneway=True)
+    async def run_waits(self, run_id: str) -> None:
+        """Something has come up for a run: it waits for a worker, or it has one and there is something new in its inbox."""
         raise NotImplementedError
 
     @expose()

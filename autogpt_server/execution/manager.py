@@ -112,6 +112,7 @@ class ExecutionManager(ManagerInterface, AppService):
         await asyncio.to_thread(self._tidy_up)
         async with await Database.open(self.settings) as db:
             supervisor.start()
+            await self._reserve_log(db)  # while the workers start
             if not await asyncio.to_thread(supervisor.wait_ready, self.settings.start_limit_s):
                 raise WorkersNotReady
             await context.ready(f"{self.settings.num_graph_workers} workers")
@@ -129,10 +130,23 @@ class ExecutionManager(ManagerInterface, AppService):
             supervisor.request_drain()
             await asyncio.to_thread(supervisor.join, left_s)
 
+    async def _reserve_log(self, db: Database) -> None:
+        try:
+            with typed_errors():
+                await db.reserve_log()
+        except DatabaseUnavailable as error:
+            log.info("no room was made for the log: commits are slower at first", error=str(error))
+
     # --- what others ask (ManagerInterface) ----------------------------------------------------------------------
 
-    async def run_waits(self, run_id: str, priority: int = 0) -> None:  # noqa: ARG002 - the row has it, too
-        """A run has been committed and waits for a worker; its row, not the hint, says whether it does and who owned it last."""
+    async def run_created(self, run_id: str, priority: int) -> None:
+        """A new run: it is given to a worker as it is. Should the hint come late, the worker will find that the run has ended or has an owner."""
+        faults.reach("manager.created.before")
+        if run_id not in self._owners:
+            self._offer([WaitingRun(run_id, priority, worker_id=None)])
+
+    async def run_waits(self, run_id: str) -> None:
+        """See what a run wants: its row says whether it waits and who owned it last."""
         self._hinted.add(run_id)
         self._has_hints.set()
 

@@ -183,6 +183,8 @@ class RunOwner:
         elif isinstance(event, Ended | Suspended):
             self._attempts.pop(event.execution_id, None)
             self._ahead.progress = True
+        if self.state.status.is_terminal:
+            return  # too late: a request, or the end of a block that went on though its execution had failed
         todo = self._planner.apply(event)
         self._workshop.changed(self, at_once=self.state.status is not RunStatus.RUNNING or not self.gate.is_open)
         self._perform(todo)

@@ -10,9 +10,10 @@ Words: a *slot* is a linked pin of a sink with its dynamic parts; a *token* is a
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
 from autogpt_server.data.block import ERROR_PIN, Effects
@@ -176,11 +177,7 @@ class Planner(Flow):
             execution.replayed += 1
         self._add_output(execution, event.pin, event.value, event.text)
         self._flush_node(execution.node, event.at)
-        if self.state.stats.bytes + self.state.stats.child_bytes > self._limits.max_bytes:
-            self._over_limit(
-                f"The outputs of this run are larger than {self._limits.max_bytes} bytes in total (setting MAX_RUN_BYTES).",
-                event.at,
-            )
+        self._check_bytes(event.at)
 
     def _compare_with_replay(self, execution: Execution, event: Yielded) -> None:
         expected = execution.replay[execution.replayed]
@@ -263,7 +260,9 @@ class Planner(Flow):
         dropped = [output for output in execution.held if output.ordinal >= first]
         if any(output.committed for output in dropped):
             changes.discarded.append((execution.id, first))
-        changes.outputs = [output for output in changes.outputs if output not in dropped]
+        changes.outputs = [
+            output for output in changes.outputs if output.execution is not execution or output.ordinal < first
+        ]
         execution.held = execution.held[: len(execution.held) - len(dropped)]
         execution.replay = []
         execution.outputs = first
@@ -373,6 +372,9 @@ class Planner(Flow):
             return
         self.state.stats.child_executions += event.executions
         self.state.stats.child_bytes += event.size_bytes
+        # Several child runs at once were each given all that was left when they began.
+        self._check_executions(event.at)
+        self._check_bytes(event.at)
         if self.state.closing is not None:
             self._finish(execution, NodeStatus.CANCELED, None, event.at)
         else:
@@ -402,9 +404,10 @@ class Planner(Flow):
         self._touch(execution)
         policy = execution.node.settings.on_interrupted
         if policy is OnInterrupted.RETRY:
-            if execution.retries >= MAX_AUTOMATIC_REPEATS:
+            if execution.retries < MAX_AUTOMATIC_REPEATS:
+                execution.retries += 1
+            else:
                 policy = OnInterrupted.ASK
-            execution.retries += 1
         if policy is OnInterrupted.ASK:
             self._hand_out(execution.node)
         else:
@@ -548,26 +551,24 @@ class Planner(Flow):
         elif state.unhandled:
             first = state.unhandled[min(state.unhandled)]  # the oldest execution's: ids sort by time
             count = len(state.unhandled)
-            failed = "1 node execution failed" if count == 1 else f"{count} node executions failed, the first with"
-            state.failure = Failure("node_failed", f"{failed}: {first.message}")
+            which = "" if count == 1 else ", the first with"
+            state.failure = Failure("node_failed", f"{_count(count, 'node execution')} failed{which}: {first.message}")
             state.become(RunStatus.FAILED)
         else:
             state.become(RunStatus.COMPLETED)
         self._todo.run_ended = True
 
     def _why_waiting(self) -> str:
-        statuses = [execution.status for execution in self.state.live.values()]
-        interrupted = statuses.count(NodeStatus.INTERRUPTED)
-        suspended = statuses.count(NodeStatus.WAITING)
-        backing_off = statuses.count(NodeStatus.QUEUED)
-        parts: list[str] = []
-        if interrupted:
-            parts.append(f"{interrupted} interrupted node execution(s) whose outcome is not known need a decision")
-        if suspended:
-            parts.append(f"{suspended} node execution(s) wait for a time, a signal or a child run")
-        if backing_off:
-            parts.append(f"{backing_off} node execution(s) wait before they are tried again")
-        return "; ".join(parts) + "."
+        """What has to come for the run to move on; now none of its executions does."""
+        waits = Counter(_wait_of(execution) for execution in self.state.live.values())
+        if self.state.closing is not None:
+            return f"It is being ended, and waits for {_count(waits[_Wait.CHILD], 'child run')} to end."
+        parts = [
+            f"{_count(waits[kind], 'node execution')} {one if waits[kind] == 1 else several}"
+            for kind, (one, several) in _WAITS.items()
+            if waits[kind]
+        ]
+        return f"{'; '.join(parts)}."
 
     def _take_todo(self) -> Todo:
         todo = self._todo
@@ -575,6 +576,48 @@ class Planner(Flow):
             return _NOTHING
         self._todo = Todo()
         return todo
+
+
+class _Wait(Enum):
+    """What an execution waits for that does not move."""
+
+    DECISION = auto()
+    SIGNAL = auto()
+    CHILD = auto()
+    TIME = auto()
+    RETRY = auto()
+    VALUES = auto()
+
+
+_WAITS = {
+    _Wait.DECISION: (
+        "needs a decision, because its outcome is not known",
+        "need a decision, because their outcome is not known",
+    ),
+    _Wait.SIGNAL: ("waits for a signal", "wait for signals"),
+    _Wait.CHILD: ("waits for a child run", "wait for child runs"),
+    _Wait.TIME: ("waits for a time", "wait for a time"),
+    _Wait.RETRY: ("waits before it is tried again", "wait before they are tried again"),
+}
+"""How it is told of one execution, and of several. Those that lack values are told of at the run's end."""
+
+
+def _wait_of(execution: Execution) -> _Wait:
+    match execution.status:
+        case NodeStatus.INTERRUPTED:
+            return _Wait.DECISION
+        case NodeStatus.QUEUED:
+            return _Wait.RETRY
+        case NodeStatus.WAITING if execution.child_run_id is not None:
+            return _Wait.CHILD
+        case NodeStatus.WAITING:
+            return _Wait.TIME if execution.waits_for is None else _Wait.SIGNAL
+        case _:
+            return _Wait.VALUES
+
+
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _stopped_midway() -> Failure:

@@ -118,7 +118,11 @@ def _chosen(
                 )
             )
         else:
-            message = f"Neither version {former.graph_version} nor version {version} of the graph has such a node."
+            message = (
+                f"Version {version} of the graph has no such node."
+                if version == former.graph_version
+                else f"Neither version {former.graph_version} nor version {version} of the graph has such a node."
+            )
             problems.append(Problem("unknown_node", message, node_id, expected=list(index)))
     if problems:
         raise InvalidRerun("The run cannot be run again from there.", problems)

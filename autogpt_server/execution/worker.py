@@ -26,8 +26,14 @@ from autogpt_server.execution.attempts import Attempt, AttemptEvent, Paused, Per
 from autogpt_server.execution.children import prepare_child, read_child_result
 from autogpt_server.execution.committer import RETRY_S, Committer
 from autogpt_server.execution.events import Yielded
-from autogpt_server.execution.exhaustion import leave_if_exhausted, leave_when_exhausted
-from autogpt_server.execution.failures import traceback_text
+from autogpt_server.execution.exhaustion import (
+    allow_many_files,
+    is_met_by_block,
+    leave_if_exhausted,
+    leave_when_exhausted,
+    leave_within,
+)
+from autogpt_server.execution.failures import message_of, traceback_text
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.interfaces import LiveInterface, ManagerInterface
 from autogpt_server.execution.owner import RunOwner
@@ -59,6 +65,8 @@ MAX_RUNS = 256
 """Runs that one worker holds at once."""
 MAX_LOOP_ATTEMPTS = 1000
 """Async blocks that one worker performs at once."""
+SMALL_GRAPH = 100
+"""With so many nodes a new run is read without another thread."""
 _LOOP_THREADS = 64
 """Threads, made when needed, for what async blocks do in threads."""
 _ASK_AGAIN_S = 0.5
@@ -98,7 +106,8 @@ class Worker(AppProcess):
         self._stuck: set[Attempt] = set()
         self._must_go = asyncio.Event()
         """Set when only the end of this process can end an attempt."""
-        self._performer = Performer(settings, self.now)
+        self._performer = Performer(settings, self.now, self._is_lost)
+        self._is_alone = one_at_a_time
         self._new_id = new_id
         self._limits = run_limits(settings)
 
@@ -106,6 +115,7 @@ class Worker(AppProcess):
         """Perform runs until drained."""
         self._loop = asyncio.get_running_loop()
         leave_when_exhausted(self._loop)
+        allow_many_files()
         self.worker_id = context.incarnation
         self._lock(context.name)
         self._manager = get_service_client(ManagerInterface, self.settings)
@@ -162,7 +172,7 @@ class Worker(AppProcess):
     async def _retire(self, asked: asyncio.Task[None]) -> None:
         """Make room for another worker: hand over what is not under way, and wait for the attempts that are, but not for those that are stuck."""
         self._is_draining = True
-        log.warning("worker goes, because blocks do not end though they were told to", stuck=len(self._stuck))
+        log.warning("worker goes, and another takes its place", stuck=len(self._stuck))
         while True:
             try:
                 await self._manager.replace_worker(self.worker_id)
@@ -250,7 +260,9 @@ class Worker(AppProcess):
     async def _restore(self, run_id: str, key: RunKey, former: str | None, *, is_suspect: bool) -> RunOwner | None:
         topology = await self._topologies.get(key.graph_id, key.graph_version)
         pins = static_pins(topology)
-        snapshot = await self._db.read(lambda connection: load_run(connection, run_id, pins))
+        # Of a run that nobody has had there is only what its start nodes were given.
+        look = self._db.peek if key.epoch == 0 and len(topology.nodes) <= SMALL_GRAPH else self._db.read
+        snapshot = await look(lambda connection: load_run(connection, run_id, pins))
         if snapshot is None:
             return None
         if snapshot.worker_id != former:
@@ -306,7 +318,7 @@ class Worker(AppProcess):
         faults.reach("worker.launch.before")
         resumed = attempt.execution.resumed
         if resumed is not None and resumed.child_run_id is not None:
-            self._spawn(self._launch_with_child(attempt, resumed.child_run_id))
+            self._spawn(self._launch_with_child(attempt, resumed.child_run_id), attempt.run.run_id)
         else:
             attempt.resumed_with = resumed.value if resumed else None
             self._call(attempt)
@@ -319,7 +331,7 @@ class Worker(AppProcess):
 
     def _call(self, attempt: Attempt) -> None:
         if attempt.execution.node.runs_on_loop:
-            self._spawn(self._performer.run_on_loop(attempt))
+            self._spawn(self._performer.run_on_loop(attempt), attempt.run.run_id)
         else:
             self._threads.submit(partial(self._performer.run_in_thread, attempt))
 
@@ -342,7 +354,7 @@ class Worker(AppProcess):
             faults.reach("worker.child.prepared")
             self._guard(owner, partial(owner.graph_prepared, event))
 
-        self._spawn(prepare())
+        self._spawn(prepare(), owner.state.id)
 
     async def _until_readable(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` answers, once the database can be read."""
@@ -368,6 +380,36 @@ class Worker(AppProcess):
         )
         self._stuck.add(attempt)
         self._turns.soon(self._must_go.set)
+
+    def _is_lost(self, attempt: Attempt, error: BaseException) -> bool:
+        """A block has raised; answers whether this process is exhausted, and the attempt ends with it (`exhaustion.py`). Called in the block's thread."""
+        if os.getpid() != self._pid or not self._is_exhausted(error):
+            return False
+        self._is_draining = True  # nothing else begins here
+        self._leave_within(self.cancel_grace_s)
+        if self._is_alone:  # so it was this one: it fails
+            self._turns.soon(self._must_go.set)
+            return False
+        log.error(
+            "worker is out of memory, threads or files, and goes",
+            error=message_of(error),
+            run_id=attempt.run.run_id,
+        )
+        self._turns.soon(self._lose, attempt)
+        return True
+
+    @staticmethod
+    def _is_exhausted(error: BaseException) -> bool:
+        return is_met_by_block(error)
+
+    @staticmethod
+    def _leave_within(limit_s: float) -> None:
+        leave_within(limit_s)
+
+    def _lose(self, attempt: Attempt) -> None:
+        with self._turns.mine():
+            self._stuck.add(attempt)
+        self._must_go.set()
 
     def report(self, owner: RunOwner, attempt: Attempt, event: AttemptEvent) -> None:
         """Apply an event, here or in the thread that is planning at the moment."""
@@ -488,15 +530,20 @@ class Worker(AppProcess):
             except Exception as error:  # noqa: BLE001 - `fail` logs it and ends the run
                 owner.fail(error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._turns.soon(self._create_task, work)
+    def _spawn(self, work: Coroutine[Any, Any, None], run_id: str = "") -> None:
+        """Have something done on the loop. If it is for a run, that cannot go on if it fails."""
+        self._turns.soon(self._create_task, work, run_id)
 
-    def _create_task(self, work: Coroutine[Any, Any, None]) -> None:
+    def _create_task(self, work: Coroutine[Any, Any, None], run_id: str) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, run_id))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            leave_if_exhausted(error)
             log.error("task failed", traceback=traceback_text(error))
+            owner = self._owners.get(run_id)
+            if owner is not None and isinstance(error, Exception):
+                self._guard(owner, partial(owner.fail, error))

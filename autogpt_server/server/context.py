@@ -33,8 +33,12 @@ OK = "ok"
 class Peers(Protocol):
     """The other services. Nothing depends on their hearing what they are told: it is committed, and they look for themselves."""
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
         """A run has been committed. Never raises."""
+        ...
+
+    async def run_waits(self, run_id: str) -> None:
+        """Something has been committed for a run: it may have to be taken up. Never raises."""
         ...
 
     async def schedules_changed(self) -> None:
@@ -53,7 +57,10 @@ class Peers(Protocol):
 class NoPeers:
     """For a server without the other services: whatever is committed waits for them."""
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
+        pass
+
+    async def run_waits(self, run_id: str) -> None:
         pass
 
     async def schedules_changed(self) -> None:

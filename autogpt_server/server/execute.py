@@ -131,7 +131,7 @@ async def _start(context: ServerContext, topology: Topology, request: RunRequest
     faults.reach("server.execute.committed")
     if started.is_new:
         context.metrics.runs_created.inc()
-        await context.hints.run_waits(started.id, request.priority)
+        await context.hints.run_created(started.id, request.priority)
         faults.reach("server.execute.hinted")
     has_outputs = any(node.block.kind is BlockKind.OUTPUT for node in topology.nodes)
     return await _answer(context, started, wait_s, has_outputs=has_outputs)

@@ -38,6 +38,13 @@ class Decision(pydantic.BaseModel):
         description="`retry`: call the block again; `skip`: keep what came and go on without the rest; `fail`: take it for failed.",
         examples=["retry"],
     )
+    attempt: pydantic.StrictInt | None = pydantic.Field(
+        None,
+        ge=1,
+        description="The attempt that is meant, as the node execution shows it; if left out, the latest. With it, a decision that is sent again "
+        "cannot be taken for one about the next attempt.",
+        examples=[1],
+    )
 
 
 class SignalBody(pydantic.BaseModel):
@@ -80,8 +87,10 @@ async def cancel_run(context: Context, run_id: RunIdPath) -> Response:
     responses=problems(404, 409, 415, 422, 503),
 )
 async def resolve(context: Context, run_id: RunIdPath, node_exec_id: NodeExecIdPath, decision: Decision) -> Response:
-    """An execution is INTERRUPTED when it is not known what it has done outside; the server does not guess. The decision is about its latest attempt."""
-    await resolve_execution(context.db, run_id, node_exec_id, decision.action.value, at=datetime.now(UTC))
+    """An execution is INTERRUPTED when it is not known what it has done outside; the server does not guess. A decision is about one attempt."""
+    await resolve_execution(
+        context.db, run_id, node_exec_id, decision.action.value, attempt=decision.attempt, at=datetime.now(UTC)
+    )
     await _hint(context, run_id)
     return await _shown_execution(context, run_id, node_exec_id)
 
@@ -110,7 +119,7 @@ async def signal(context: Context, run_id: RunIdPath, node_exec_id: NodeExecIdPa
 async def _hint(context: ServerContext, run_id: str) -> None:
     """The request is committed: whether the manager hears of it or not, it will be applied."""
     faults.reach("operations.hint.before")
-    await context.hints.run_waits(run_id, 0)
+    await context.hints.run_waits(run_id)
 
 
 async def _shown_execution(context: ServerContext, run_id: str, node_exec_id: str) -> Response:

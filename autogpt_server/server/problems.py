@@ -303,7 +303,12 @@ def _problem_of(entry: Mapping[str, Any]) -> Problem:
     """One of pydantic's errors. What was sent is not repeated: it may be a secret."""
     where, *path = entry.get("loc", ("request",))
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
-    message = f"{place or where}: {entry.get('msg', 'is not valid')}"
+    words = str(entry.get("msg", "is not valid")).removeprefix(
+        "Value error, "
+    )  # what our own validators say stands for itself
+    if entry.get("type") in {"dict_type", "model_attributes_type"}:
+        words = "Input should be a JSON object"  # and not what Python calls it
+    message = f"{place or where}: {words}"
     expected = cast("dict[str, Any]", entry.get("ctx") or {}).get("expected")
     return Problem(
         f"invalid_{where}", message, pin=place or None, expected=expected if isinstance(expected, str) else None

@@ -131,7 +131,7 @@ async def _start(context: ServerContext, request: RerunRequest, topology: Topolo
     faults.reach("server.rerun.committed")
     if started.is_new:
         context.metrics.runs_created.inc()
-        await context.hints.run_waits(started.id, planned.priority)
+        await context.hints.run_created(started.id, planned.priority)
     return _answer(started)
 
 

@@ -83,9 +83,13 @@ class ServicePeers:
         self._manager = get_service_client(ManagerInterface, settings)
         self._scheduler = get_service_client(SchedulerInterface, settings)
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
         """Tell the manager; nobody waits for the message to arrive."""
-        await self._manager.run_waits(run_id, priority)
+        await self._manager.run_created(run_id, priority)
+
+    async def run_waits(self, run_id: str) -> None:
+        """As `run_created`."""
+        await self._manager.run_waits(run_id)
 
     async def schedules_changed(self) -> None:
         """Tell the scheduler."""

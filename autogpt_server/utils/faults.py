@@ -41,7 +41,7 @@ def _fire(armed: Path) -> bool:
         if not multiprocessing.current_process().name.startswith(where):
             return False
         armed.unlink()
-    except FileNotFoundError:  # not armed, or another process was faster
+    except OSError:  # not armed, or another process was faster; or this one can open no more files
         return False
     with (armed.parent / _FIRED).open("a", encoding="utf-8") as record:
         record.write(f"{armed.name} {multiprocessing.current_process().name}\n")

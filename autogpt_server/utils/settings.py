@@ -162,7 +162,9 @@ class Settings(BaseSettings):
         default=1024 * MIB, ge=KIB, description="The most that all values of one run may take, in bytes."
     )
     max_run_node_executions: int = Field(
-        default=1_000_000, ge=1, description="At this many node executions a run ends as FAILED, `limit_exceeded`."
+        default=1_000_000,
+        ge=1,
+        description="With more node executions than this a run ends as FAILED, `limit_exceeded`.",
     )
     max_run_duration_s: float = Field(
         default=7 * 24 * 3600.0,

@@ -238,6 +238,6 @@ class Disturbances:
         self._after(0.5 + self._chance.random() * 3, self._disk.empty)
 
     def _start_something_bad(self) -> None:
-        name = self._chance.choice(["poison", "eats all memory", "never returns"])
+        name = self._chance.choice(["poison", "eats all memory", "hoards memory", "hoards files", "never returns"])
         if self._traffic.start_in_time(name):
             self.others[f"run started that {name}" if name != "poison" else "poisonous run started"] += 1

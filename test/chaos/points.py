@@ -72,7 +72,8 @@ POINTS: dict[str, tuple[tuple[Kind, ...], Provocation]] = {
         ((Kind.SERVER,), Provocation.RUNS),
     ),
     **dict.fromkeys(
-        ("manager.assign.after", "manager.hints.before", "manager.sweep.before"), ((Kind.MANAGER,), Provocation.RUNS)
+        ("manager.assign.after", "manager.created.before", "manager.hints.before", "manager.sweep.before"),
+        ((Kind.MANAGER,), Provocation.RUNS),
     ),
     **dict.fromkeys(
         ("scheduler.decided", "scheduler.committed", "scheduler.hinted"), ((Kind.SCHEDULER,), Provocation.RUNS)

@@ -20,7 +20,7 @@ import psutil
 
 from autogpt_server.utils import faults
 from autogpt_server.utils.instance import Instance
-from support import runtime_blocks
+from support import misbehavior, runtime_blocks
 from support.running import environment_for, eventually, settings_for
 
 PATIENCE_S = 60.0
@@ -62,7 +62,7 @@ class ChaosServer:
         self._environment = {
             **environment_for(self.settings, ""),
             "LOG_DIR": str(folder / "logs"),
-            "BLOCK_MODULES": runtime_blocks.MODULE,
+            "BLOCK_MODULES": f"{runtime_blocks.MODULE},{misbehavior.MODULE}",
             faults.VARIABLE: str(self.faults),
         }
         self._app: subprocess.Popen[bytes] | None = None

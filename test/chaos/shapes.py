@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from support.runtime_blocks import AsyncScriptBlock, JoinBlock, MisbehavingBlock, ScriptBlock
+from support.misbehavior import MisbehavingBlock
+from support.runtime_blocks import AsyncScriptBlock, JoinBlock, ScriptBlock
 
 EFFECTS = ("pure", "idempotent", "unsafe")
 ACT: list[Any] = ["act", "{key}.{attempt}"]
@@ -232,6 +233,10 @@ def _failing(url: str) -> list[Shape]:
     ]
 
 
+DEADLY = frozenset({"poison", "eats all memory", "hoards memory", "hoards files"})
+"""Runs that may end because their workers have died."""
+
+
 def _bad() -> list[Shape]:
     """Runs that cost their workers; started seldom, and one after the other."""
 
@@ -241,5 +246,7 @@ def _bad() -> list[Shape]:
     return [
         Shape("poison", {"a": misbehaving("kill the process")}, end="FAILED", weight=0),
         Shape("eats all memory", {"a": misbehaving("take all memory")}, end="FAILED", weight=0),
+        Shape("hoards memory", {"a": misbehaving("hoard memory")}, end="FAILED", weight=0),
+        Shape("hoards files", {"a": misbehaving("hoard files")}, end="FAILED", weight=0),
         Shape("never returns", {"a": misbehaving("never return", timeout_s=0.3)}, end="FAILED", weight=0),
     ]

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from autogpt_server.utils import json
-from chaos.shapes import PURE, Shape
+from chaos.shapes import DEADLY, PURE, Shape
 from chaos.traffic import Record
 from support.runtime_blocks import AsyncScriptBlock, JoinBlock, ScriptBlock
 
@@ -293,7 +293,7 @@ class _Judge:
             self._wrong(run, f"lost: it is not over, and nothing happens; executions: {dict(statuses)}")
         elif run.status == "WAITING":
             reason = run.reason or ""
-            named = {"INTERRUPTED": "interrupted", "WAITING": "wait for"}
+            named = {"INTERRUPTED": "decision", "WAITING": "wait for"}
             if not any(statuses[status] for status in named):
                 self._wrong(run, f"waits for nothing: {dict(statuses)}, {reason!r}")
             for status, word in named.items():
@@ -342,7 +342,7 @@ class _Judge:
         child_failed = any(
             child.status != "COMPLETED" for execution in run.executions for child in self._children[execution.id]
         )
-        if died and shape.name not in ("poison", "eats all memory"):
+        if died and shape.name not in DEADLY:
             self._found.by_chance += 1
         elif run.status != shape.end and not decided and not child_failed and not shape.cancel:
             self._wrong(run, f"ended otherwise than its graph says ({shape.end}): {run.error_code}")

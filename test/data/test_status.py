@@ -35,8 +35,8 @@ def test_runs(status: RunStatus) -> None:
     assert RunStatus.QUEUED not in RUN_TRANSITIONS[status]
 
 
-def test_an_attempt_begins_only_from_the_queue_or_after_a_suspension() -> None:
-    assert [status for status in NodeStatus if NodeStatus.RUNNING in NODE_TRANSITIONS[status]] == ["QUEUED", "WAITING"]
+def test_an_attempt_begins_only_from_the_queue() -> None:
+    assert [status for status in NodeStatus if NodeStatus.RUNNING in NODE_TRANSITIONS[status]] == ["QUEUED"]
 
 
 def test_every_status_can_be_reached() -> None:

@@ -246,9 +246,29 @@ def test_of_very_many_executions_the_first_are_told_and_the_others_counted() -> 
     ):
         codes = Counter(cause.code for cause in told.causes)
         # Of those that wait for B0 the last are counted, and so are those that lack what B has not yielded.
-        assert codes == {"running": 2, "max_parallel": SHOWN + 1, "incomplete": SHOWN + 1, "waits_for_worker": 1}
+        assert codes == {
+            "running": 2,
+            "max_parallel": SHOWN,
+            "queued": 1,
+            "incomplete": SHOWN + 1,
+            "waits_for_worker": 1,
+        }
         assert [cause.data["count"] for cause in told.causes if "count" in cause.data] == [4, 5]
-        assert "54 executions wait for others of their nodes to end" in told.summary
+        assert (
+            told.summary
+            == "The run is RUNNING: it waits for a worker; 2 executions are running; 4 executions are queued."
+        )
+
+
+def test_those_that_are_only_counted_are_counted_with_those_that_wait_for_the_same() -> None:
+    values = " ".join(["x=1"] * (SHOWN + 5))
+    retry = '@retry={"max_attempts":2,"delay_s":60} @max_parallel=1000'
+    fails = "\n".join(f"B{number} fail:no" for number in range(SHOWN + 2))
+    with performed(f"A: free\nB: free {retry}\nA.x -> B.a", f"A0 {values}\n{fails}") as (_, told):
+        counted = {cause.code: cause.data["count"] for cause in told.causes if "count" in cause.data}
+        assert counted == {"backing_off": 2}
+        assert "52 executions wait before they are tried again" in told.summary
+        assert sum(cause.code == "queued" for cause in told.causes) == 3
 
 
 def test_what_waits_because_too_much_is_held_back_already() -> None:

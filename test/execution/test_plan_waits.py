@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -108,12 +109,22 @@ def test_who_waits_makes_room_for_others_but_keeps_its_turn() -> None:
 # --- retries and time limits ---------------------------------------------------------------------------------------------
 
 
+def test_a_run_that_waits_tells_for_what() -> None:
+    game = play("A: free\nB: free\nC: free", "A0 start\nB0 start\nC0 start")
+    game.apply(Suspended(game.find("A0").id, game.tick(), signal="go"))
+    game.apply(Suspended(game.find("B0").id, game.tick(), signal="go"))
+    assert (game.state.status, game.state.reason) == (RunStatus.RUNNING, None)
+    game.apply(Suspended(game.find("C0").id, game.tick(), until=EPOCH + timedelta(days=1)))
+    assert game.state.status is RunStatus.WAITING
+    assert game.state.reason == "2 node executions wait for signals; 1 node execution waits for a time."
+
+
 def test_a_pause_before_the_next_attempt_keeps_the_run_waiting() -> None:
     game = play('A: free @retry={"max_attempts":2,"delay_s":60}', "A0 start")
     execution = game.find("A0")
     fail(game, execution)
     assert (execution.status, game.state.status) == (NodeStatus.QUEUED, RunStatus.WAITING)
-    assert game.state.reason == "1 node execution(s) wait before they are tried again."
+    assert game.state.reason == "1 node execution waits before it is tried again."
     game.started.clear()
     game.apply(Due(game.at + timedelta(seconds=60)))
     assert game.started == ["A0"]
@@ -210,6 +221,7 @@ def test_a_graph_may_decide_to_repeat_but_not_for_ever() -> None:
     game.play("A0 start")
     game.apply(OwnerDied(game.tick()))
     assert execution.status is NodeStatus.INTERRUPTED
+    assert execution.retries == MAX_AUTOMATIC_REPEATS, "asking is no repetition"
 
 
 @pytest.mark.parametrize(("policy", "status"), [("skip", NodeStatus.SKIPPED), ("fail", NodeStatus.FAILED)])
@@ -221,8 +233,8 @@ def test_a_graph_may_decide_beforehand(policy: str, status: NodeStatus) -> None:
 # --- child runs ----------------------------------------------------------------------------------------------------------
 
 
-def with_child() -> tuple[Game, Execution]:
-    game = play("A: free", "A0 start")
+def with_child(**limits: Any) -> tuple[Game, Execution]:
+    game = play("A: free", "A0 start", **limits)
     execution = game.find("A0")
     parent = ParentLink(run_id="run", execution_id=execution.id, attempt=execution.attempt)
     child = NewRun("child", "graph", 1, "{}", EPOCH, RunChanges(RunRow("QUEUED", "{}")), parent=parent)
@@ -244,11 +256,25 @@ def test_a_child_is_born_with_the_wait_and_its_end_calls_its_parent_once() -> No
     assert (game.state.stats.child_executions, game.state.stats.child_bytes) == (5, 7)
 
 
+def test_what_child_runs_have_taken_together_counts_towards_the_limits_of_the_run() -> None:
+    """Each of several at once was given all that was left."""
+    for taken, words in (
+        ({"executions": 5}, "more than 5 node executions, those of its child runs included"),
+        ({"size_bytes": 101}, "with those of its child runs, are larger than 100 bytes"),
+    ):
+        game, execution = with_child(max_executions=5, max_bytes=100)
+        game.apply(ChildEnded(execution.id, game.tick(), "child", **taken))
+        assert (execution.status, game.state.status) == (NodeStatus.CANCELED, RunStatus.FAILED)
+        assert game.state.failure is not None
+        assert (game.state.failure.code, words in game.state.failure.message) == ("limit_exceeded", True)
+
+
 def test_a_run_that_is_ended_waits_for_its_children_to_end() -> None:
     game, execution = with_child()
     game.close(RunStatus.CANCELED)
     assert [(entry.run_id, entry.kind) for entry in game.state.changes.outbox] == [("child", InboxKind.CANCEL)]
-    assert not game.state.status.is_terminal
+    assert game.state.status is RunStatus.WAITING
+    assert game.state.reason == "It is being ended, and waits for 1 child run to end."
     game.apply(ChildEnded(execution.id, game.tick(), "child"))
     assert (execution.status, game.state.status) == (NodeStatus.CANCELED, RunStatus.CANCELED)
 

@@ -8,13 +8,12 @@ import pytest
 from autogpt_server.data.models import Node
 from autogpt_server.data.status import NodeStatus, RunStatus
 from support.effects import World, outside_world
+from support.misbehavior import MisbehavingBlock
 from support.runtime import Runtime, running
 from support.runtime_blocks import (
-    AsyncMisbehavingBlock,
     AsyncScriptBlock,
     BadEffectsBlock,
     ManyBlock,
-    MisbehavingBlock,
     ScriptBlock,
 )
 
@@ -80,72 +79,6 @@ def test_more_runs_than_a_worker_holds(server: Runtime) -> None:
 
 # --- what blocks do that they should not ------------------------------------------------------------------------------
 
-ENDS: dict[str, tuple[str, str]] = {
-    "raise": ("block_failed", "ValueError: the tank is empty"),
-    "raise base exception": ("block_failed", "_Silent: base"),
-    "raise without words": ("block_failed", "_StrangeError: (its message cannot be had: RuntimeError)"),
-    "raise half a character": ("block_failed", "ValueError: ?"),
-    "raise a long story": ("block_failed", "(10,000,000 characters)"),
-    "exit": ("block_failed", "tried to end the process (SystemExit)"),
-    "generator exit": ("block_failed", "tried to end the process (GeneratorExit)"),
-    "out of memory": ("out_of_memory", "out of memory"),
-    "tell the secret": ("block_failed", "cannot log in with ***"),
-    "yield nan": ("invalid_json_value", "nan is no JSON number"),
-    "yield set": ("invalid_json_value", "a set is not a JSON value"),
-    "yield half a character": ("invalid_json_value", "half a surrogate pair"),
-    "yield itself": ("invalid_json_value", "nested deeper"),
-    "yield no pair": ("block_failed", "it yielded str"),
-    "yield three": ("block_failed", "it yielded tuple"),
-    "yield to nowhere": ("unknown_output_pin", "'nowhere'; its pins are 'error', 'out'"),
-    "yield to a list": ("unknown_output_pin", "yielded on list"),
-    "yield too much": ("value_too_large", "MAX_VALUE_BYTES"),
-    "yield a hundred megabytes": ("value_too_large", "MAX_VALUE_BYTES"),
-    "ask for too much memory": ("out_of_memory", "out of memory"),
-    "yield error": ("block_failed", "no fuel"),
-    "raise at the end": ("block_failed", "at the end"),
-    "refuse to close": ("invalid_json_value", "inf is no JSON number"),
-}
-ASYNC_ENDS: dict[str, tuple[str, str]] = {
-    "raise base exception": ("block_failed", "_Silent: base"),
-    "exit": ("block_failed", "tried to end the process (SystemExit)"),
-    "cancel itself": ("block_failed", "canceled from within"),
-    "raise canceled": ("block_failed", "canceled from within"),
-    "raise at the end": ("block_failed", "at the end"),
-    "refuse to close": ("invalid_json_value", "inf is no JSON number"),
-}
-
-
-@pytest.mark.parametrize(
-    ("block", "how"),
-    [*((MisbehavingBlock, how) for how in ENDS), *((AsyncMisbehavingBlock, how) for how in ASYNC_ENDS)],
-    ids=[*ENDS, *(f"{how}, on the loop" for how in ASYNC_ENDS)],
-)
-def test_a_failing_block_has_a_reason_and_its_neighbors_go_on(
-    server: Runtime, block: type[MisbehavingBlock] | type[AsyncMisbehavingBlock], how: str
-) -> None:
-    code, words = (ENDS if block is MisbehavingBlock else ASYNC_ENDS)[how]
-    (worker,) = server.worker_pids()
-    graph = server.post(
-        {
-            "bad": Node(block_id=block.id, input_default={"how": how, "api_key": SECRET}),
-            "taker": script(["yield"]),
-            "good": script(["yield", "fine"]),
-        },
-        [("bad.error", "taker.item")],
-    )
-    run = server.start_run(graph)
-    # The error was taken by the node it is linked to, so the run is not failed.
-    assert server.wait_for_end(run).status is RunStatus.COMPLETED
-    (bad,) = [execution for execution in server.executions(run) if execution.block_id == block.id]
-    assert bad.status is NodeStatus.FAILED
-    assert bad.error is not None
-    assert bad.error.code == code
-    assert words in bad.error.message
-    assert len(bad.error.message) < 5000
-    assert "fine" in server.outputs(run)
-    assert bad.error.message in server.outputs(run)
-    assert server.worker_pids() == [worker]
-
 
 def test_secrets_are_neither_stored_in_errors_nor_logged(server: Runtime) -> None:
     node = Node(block_id=MisbehavingBlock.id, input_default={"how": "tell the secret", "api_key": SECRET})
@@ -156,26 +89,6 @@ def test_secrets_are_neither_stored_in_errors_nor_logged(server: Runtime) -> Non
     log = server.log()
     assert "logging in with ***" in log
     assert SECRET not in log
-
-
-@pytest.mark.parametrize(
-    ("how", "outputs"),
-    [
-        ("change what it yielded", [{"list": [1]}, {"list": [1, 2]}]),
-        ("leave threads", [1]),
-        ("leave many threads", [1]),
-        ("fork", [1]),
-        ("behave", [1]),
-    ],
-)
-def test_an_odd_block_that_works(server: Runtime, how: str, outputs: list[Any]) -> None:
-    graph = server.post(
-        {"odd": Node(block_id=MisbehavingBlock.id, input_default={"how": how}), "taker": script(["yield"])},
-        [("odd.out", "taker.item")],
-    )
-    run = server.start_run(graph)
-    assert server.wait_for_end(run).status is RunStatus.COMPLETED
-    assert server.outputs(run) == outputs * 2
 
 
 def test_a_block_that_changes_its_input_changes_nobody_elses(server: Runtime) -> None:

@@ -8,9 +8,10 @@ import pytest
 from autogpt_server.data.models import Node
 from autogpt_server.data.status import NodeStatus, RunStatus
 from support.effects import World, outside_world
+from support.misbehavior import AsyncMisbehavingBlock, MisbehavingBlock
 from support.running import eventually
 from support.runtime import PATIENCE_S, running
-from support.runtime_blocks import AsyncMisbehavingBlock, ManyBlock, MisbehavingBlock, ScriptBlock
+from support.runtime_blocks import ManyBlock, ScriptBlock
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -54,40 +55,6 @@ def test_a_stop_does_not_wait_for_blocks_that_never_end(tmp_path: Path, world: W
         assert server.wait_for_end(unsafe).status is RunStatus.WAITING
         assert server.statuses(unsafe) == [NodeStatus.INTERRUPTED]
         assert world.counts["post"] == 1
-
-
-@pytest.mark.parametrize(
-    ("block_id", "how"),
-    [
-        pytest.param(MisbehavingBlock.id, "take all memory", id="out of memory"),
-        pytest.param(MisbehavingBlock.id, "kill the process", id="dies", marks=pytest.mark.stress),
-        pytest.param(AsyncMisbehavingBlock.id, "block the loop", id="hangs", marks=pytest.mark.stress),
-    ],
-)
-def test_a_block_that_kills_its_workers_ends_alone(tmp_path: Path, block_id: str, how: str) -> None:
-    with running(tmp_path, worker_hung_limit_s=1.5) as server:
-        good = Node(block_id=ScriptBlock.id, input_default={"steps": [["yield", "fine"]]})
-        bad = server.start_run(
-            server.post(
-                {
-                    "bad": Node(block_id=block_id, input_default={"how": how}),
-                    "taker": Node(block_id=ScriptBlock.id, input_default={"steps": [["yield"]]}),
-                    "good": good,
-                },
-                [("bad.error", "taker.item")],
-            )
-        )
-        neighbors = [server.start_run(server.post({"a": good})) for _ in range(5)]
-        for run in neighbors:
-            assert server.wait_for_end(run).status is RunStatus.COMPLETED
-        # The run itself goes on without the block, and those that come later have a worker.
-        assert server.wait_for_end(bad, 2 * PATIENCE_S).status is RunStatus.COMPLETED
-        (failed,) = [execution for execution in server.executions(bad) if execution.block_id == block_id]
-        assert failed.error is not None
-        assert (failed.status, failed.error.code) == (NodeStatus.FAILED, "worker_died")
-        assert sorted(server.outputs(bad)) == [failed.error.message, "fine"]
-        assert server.wait_for_end(server.start_run(server.post({"a": good}))).status is RunStatus.COMPLETED
-        server.wait_for_workers()  # the one for the bad run has been dismissed
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from autogpt_server.data.run_rows import InboxEntry, InboxKind, cancel_of
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.utils import json
 from support.effects import World, outside_world
+from support.misbehavior import MisbehavingBlock
 from support.running import eventually
 from support.runtime import PATIENCE_S, Runtime, running
-from support.runtime_blocks import AsyncScriptBlock, MisbehavingBlock, ScriptBlock
+from support.runtime_blocks import AsyncScriptBlock, ScriptBlock
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -142,9 +143,18 @@ def test_a_child_that_cannot_be_is_a_failure_of_its_parent(server: Runtime) -> N
 
 
 def test_a_graph_that_calls_itself_ends_at_a_depth(server: Runtime) -> None:
-    graph = server.post({"a": script(["call", "", {}])})
-    run = server.start_run(graph, {"steps": [["call", graph, {}]]})
-    assert server.wait_until_ended(run).status is not RunStatus.CANCELED
+    deepest = server.settings.max_run_depth
+    graph = server.post({"a": script(["yield", "at the bottom"])})
+    given: dict[str, Any] = {}
+    for _ in range(deepest + 1):
+        given = {"steps": [["call", graph, given]]}
+    run_id = server.start_run(graph, given)
+    assert server.wait_until_ended(run_id).status is RunStatus.COMPLETED
+    last = max(server.runs_of(graph), key=lambda run: run.depth)
+    assert (last.depth, last.status) == (deepest, RunStatus.FAILED)
+    error = server.executions(last.id)[0].error
+    assert error is not None
+    assert (error.code, "MAX_RUN_DEPTH" in error.message) == ("limit_exceeded", True)
 
 
 def test_cancel_ends_what_runs_and_what_waits_and_the_children(server: Runtime) -> None:

@@ -19,13 +19,17 @@ BASE_URL = "http://127.0.0.1"
 class Told:
     """Stands where the other services are, and notes what they are told."""
 
-    runs: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    runs: list[tuple[str, int | None]] = field(default_factory=list[tuple[str, int | None]])
+    """Run -> its priority if it was said to be new."""
     schedules: int = 0
     queue: QueueReport | None = None
     peers: dict[str, str] = field(default_factory=lambda: {"ExecutionManager": "ok"})
 
-    async def run_waits(self, run_id: str, priority: int) -> None:
+    async def run_created(self, run_id: str, priority: int) -> None:
         self.runs.append((run_id, priority))
+
+    async def run_waits(self, run_id: str) -> None:
+        self.runs.append((run_id, None))
 
     async def schedules_changed(self) -> None:
         self.schedules += 1

@@ -28,7 +28,7 @@ async def test_a_run_that_nobody_has_begun(api: Api) -> None:
     api.told.queue = QueueReport(["w1"], {}, {run_id: 2})
     told = await explain(api, run_id)
     assert (told["run_id"], told["status"], told["is_progressing"]) == (run_id, "QUEUED", True)
-    assert told["summary"] == "The run is QUEUED: it waits for a worker; 1 execution is about to start."
+    assert told["summary"] == "The run is QUEUED: it waits for a worker; 1 execution is queued."
 
 
 async def test_a_run_that_waits_for_somebody(api: Api) -> None:

@@ -38,8 +38,10 @@ class Case:
     async def ask(self, what: str, body: Any) -> httpx.Response:
         return await self.api.client.post(f"/executions/{self.run_id}/nodes/{self.execution_id}/{what}", json=body)
 
-    async def resolve(self, action: str) -> httpx.Response:
-        return await self.ask("resolve", {"action": action})
+    async def resolve(self, action: str, attempt: int | None = None) -> httpx.Response:
+        return await self.ask(
+            "resolve", {"action": action} if attempt is None else {"action": action, "attempt": attempt}
+        )
 
     async def signal(self, name: str = "go", key: str = "1", value: Any = None) -> httpx.Response:
         return await self.ask("signal", {"name": name, "key": key, "value": value})
@@ -64,7 +66,7 @@ async def test_a_run_is_canceled(case: Case) -> None:
     asked = response.json()
     assert (asked["id"], asked["status"]) == (case.run_id, "QUEUED")
     assert asked["cancel_requested_at"]
-    assert case.api.told.runs == [(case.run_id, 0)]
+    assert case.api.told.runs == [(case.run_id, None)]
     again = (await case.cancel()).json()
     assert again["cancel_requested_at"] == asked["cancel_requested_at"]
     assert [entry.kind for entry in await case.inbox()] == ["cancel"]
@@ -107,10 +109,15 @@ async def test_somebody_decides_about_an_interrupted_execution_once_per_attempt(
     assert "retry" in problem(await case.resolve("skip"), 409, "already_resolved")["detail"]
     owner = await case.owner()
     await owner.apply_news()
-    problem(await case.resolve("retry"), 409, "not_interrupted")
+    # It has been applied: who has not heard of that may send it again, and nobody may send another.
+    assert (await case.resolve("retry")).json()["status"] == "QUEUED"
+    problem(await case.resolve("skip"), 409, "already_resolved")
     await owner.interrupt(case.execution_id)
-    # The next attempt wants a decision of its own.
-    assert (await case.resolve("skip")).status_code == 202
+    # The next attempt wants a decision of its own, and one that comes late is not taken for it.
+    assert (await case.resolve("retry", attempt=1)).json()["attempt"] == 2
+    problem(await case.resolve("fail", attempt=1), 409, "already_resolved")
+    assert "attempt 2" in problem(await case.resolve("fail", attempt=3), 409, "not_interrupted")["detail"]
+    assert (await case.resolve("skip", attempt=2)).status_code == 202
     entries = await case.inbox()
     assert [(entry.key, entry.payload["action"]) for entry in entries] == [("1", "retry"), ("2", "skip")]
     await (await case.owner()).apply_news()
@@ -118,6 +125,9 @@ async def test_somebody_decides_about_an_interrupted_execution_once_per_attempt(
     assert (shown["status"], shown["attempt"], shown["retries"]) == ("SKIPPED", 2, 0)
     assert [(attempt["attempt"], attempt["outcome"]) for attempt in shown["attempts"]] == [(1, "INTERRUPTED")]
     assert shown["attempts"][0]["error"]["message"] == "The answer was lost."
+    assert (await case.resolve("skip")).status_code == 202
+    problem(await case.resolve("retry", attempt=2), 409, "already_resolved")
+    assert len(await case.inbox()) == 2
 
 
 async def test_of_two_decisions_at_once_one_counts(case: Case) -> None:

@@ -159,10 +159,11 @@ async def test_refusals(api: Api) -> None:
         {"node_ids": ["n"] * 1001},
     ]
     for body in wrong:
-        problem(await ask(run_id, body), 422, "invalid_request")
+        assert "Value error" not in problem(await ask(run_id, body), 422, "invalid_request")["detail"]
     problem(await ask(run_id, {"node_id": node, "graph_version": 2}), 404, "graph_version_not_found")
     document = problem(await ask(run_id, {"node_ids": [node, "nobody"]}), 422, "invalid_rerun")
     assert [(error["code"], error["node_id"]) for error in document["errors"]] == [("unknown_node", "nobody")]
+    assert document["errors"][0]["message"] == "Version 1 of the graph has no such node."
     graph["nodes"][0]["input_default"]["name"] = "subject"
     await repair(api, graph)
     document = problem(await ask(run_id, {"node_id": node, "graph_version": 2}), 422, "invalid_input")

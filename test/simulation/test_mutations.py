@@ -19,6 +19,7 @@ from autogpt_server.data.run_rows import AttemptOutcome, CommitOutcome, CommitRe
 from autogpt_server.data.snapshot import RunSnapshot
 from autogpt_server.execution import manager as managers
 from autogpt_server.execution import worker as workers
+from autogpt_server.execution.attempts import Attempt
 from autogpt_server.execution.committer import Committer
 from autogpt_server.execution.events import OwnerDied
 from autogpt_server.execution.owner import RunOwner
@@ -26,7 +27,7 @@ from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.state import Execution, RunState
 from support.simulation.simulation import Failed, Simulation
 
-SEEDS = 200
+SEEDS = 500
 """At most so many; most are found within twenty."""
 
 
@@ -161,6 +162,15 @@ def parent_not_told(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(commits, "_tell_parent", silent)
 
 
+def victims_blamed(patch: pytest.MonkeyPatch) -> None:
+    """Whoever is refused memory fails, whoever has taken it."""
+
+    def never(self: workers.Worker, attempt: Attempt, error: BaseException) -> bool:
+        return False
+
+    patch.setattr(workers.Worker, "_is_lost", never)
+
+
 @pytest.mark.parametrize(
     ("broken", "mode"),
     [
@@ -174,6 +184,7 @@ def parent_not_told(patch: pytest.MonkeyPatch) -> None:
         (owner_not_looked_at, "managers_die"),
         (hints_alone, ""),
         (parent_not_told, ""),
+        (victims_blamed, ""),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

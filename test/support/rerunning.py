@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from autogpt_server.data.execution import insert_run
@@ -16,13 +17,16 @@ from autogpt_server.data.hidden import HiddenRun
 from autogpt_server.data.hidden import written as without_written
 from autogpt_server.data.models import Graph
 from autogpt_server.data.pins import parse_parts, pick
-from autogpt_server.data.run_rows import NewRun
+from autogpt_server.data.run_rows import CommitOutcome, NewRun
+from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.rerun import choose_nodes, plan_rerun
+from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.topology import Topology, build_topology
 from autogpt_server.utils import json
-from support.ledger import INLINE_BYTES
-from support.planning import BLOCKS, EPOCH, LIMITS, numbered_ids, parse_graph
+from support.ledger import INLINE_BYTES, Ledger, open_memory, store_graph
+from support.planning import BLOCKS, EPOCH, LIMITS, Game, numbered_ids, parse_graph, topology_of
+from support.world import check_counters
 
 
 def repaired(text: str) -> Topology:
@@ -132,3 +136,63 @@ def _inputs(connection: sqlite3.Connection, execution_id: str) -> dict[str, Any]
         (execution_id,),
     )
     return {slot: pick(json.loads(text), parse_parts(part)) if part else json.loads(text) for slot, part, text in rows}
+
+
+class Life:
+    """A run and its re-runs, in one database."""
+
+    def __init__(self, connection: Any, graph: str) -> None:
+        self.connection = connection
+        self.topology = topology_of(graph)
+        store_graph(connection, self.topology)
+        self.game = Game(self.topology)
+        self.ledger = Ledger(connection, self.topology)
+
+    def begin(self, run_input: dict[str, Any] | None = None, **limits: Any) -> None:
+        self.game = Game(self.topology, replace(LIMITS, **limits))
+        self.game.begin(run_input or {})
+        state = self.game.state
+        insert_run(self.connection, new_run(state, run_input or {}, created_at=EPOCH, inline_value_bytes=INLINE_BYTES))
+        self.ledger.seq, self.ledger.epoch, self.ledger.claimed = state.seq, 1, False
+
+    def play(self, script: str) -> None:
+        """Play, and write what happened. A line `cancel` cancels the run."""
+        before, is_canceled, after = script.partition("cancel")
+        self.game.play(before)
+        if is_canceled:
+            self.game.close(RunStatus.CANCELED)
+            self.game.play(after)
+        self.save()
+
+    def save(self) -> None:
+        assert self.ledger.commit(self.game.state).outcome is CommitOutcome.DONE
+
+    def rerun(self, *chosen: str, version: str | None = None, former: str = "run", **options: Any) -> NewRun:
+        """Write a re-run, and have a worker take it up."""
+        topology = self.topology
+        if version is not None:
+            topology = repaired(version)
+            store_graph(self.connection, topology)
+        run = rerun(self.connection, topology, chosen, former_id=former, **options)
+        self.ledger = Ledger(self.connection, topology, run.id, seq=run.seq)
+        if run.changes.run.ended_at is None:
+            self.game = Game(topology, prefix=f"{run.id}-w")
+            self.game.carry_on_with(self.ledger.take_over())
+            check_counters(self.game.state)
+            self.game.took(self.game.planner.resume())
+        return run
+
+    def status(self, run_id: str = "rerun") -> str:
+        (status,) = self.connection.execute(
+            'SELECT "status" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
+        ).fetchone()
+        return status
+
+    def lines(self, run_id: str = "rerun") -> list[str]:
+        return written(self.connection, run_id)
+
+
+@contextmanager
+def life(graph: str) -> Generator[Life]:
+    with closing(open_memory()) as connection:
+        yield Life(connection, graph)

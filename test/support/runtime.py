@@ -37,7 +37,7 @@ from autogpt_server.utils.ids import new_id
 from autogpt_server.utils.instance import Instance
 from autogpt_server.utils.service import close_service_client, get_service_client
 from autogpt_server.utils.settings import Settings
-from support import runtime_blocks
+from support import misbehavior, runtime_blocks
 from support.running import eventually, settings_for
 
 T = TypeVar("T")
@@ -55,7 +55,12 @@ class Runtime:
         self.services = services
         self.settings: Settings = settings_for(
             folder,
-            **{"num_graph_workers": 1, "block_modules": (runtime_blocks.MODULE,), "drain_limit_s": 10.0, **changes},
+            **{
+                "num_graph_workers": 1,
+                "block_modules": (runtime_blocks.MODULE, misbehavior.MODULE),
+                "drain_limit_s": 10.0,
+                **changes,
+            },
         )
         self.blocks = get_blocks(self.settings.block_modules)
         self.instance = Instance(self.settings)
@@ -295,6 +300,10 @@ class Runtime:
     def run(self, run_id: str) -> Run:
         """The run as it is committed."""
         return self.call(runs.get_run(self.db, run_id))
+
+    def runs_of(self, graph_id: str) -> list[Run]:
+        """The runs of a graph, child runs too."""
+        return self.call(runs.list_runs(self.db, graph_id, limit=500))
 
     def wait_for_end(self, run_id: str, timeout_s: float = PATIENCE_S) -> Run:
         """Wait until the run has ended, or waits for somebody."""

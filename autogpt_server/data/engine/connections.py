@@ -19,6 +19,7 @@ from autogpt_server.data.engine.sqlite import (
     is_busy,
     open_reader,
     open_writer,
+    reserve_log,
 )
 from autogpt_server.data.engine.threads import DatabaseThread
 from autogpt_server.data.engine.transactions import Transactions
@@ -103,6 +104,12 @@ class Connections:
         async with self.transactions.turn:
             return await writer.call(lambda connection: autocommit(connection, timeout_s, function))
 
+    async def reserve_log(self) -> bool:
+        """Make room for the log at once (see `sqlite.reserve_log`)."""
+        writer, options = self._writing(), self.options
+        async with self.transactions.turn:
+            return await writer.call(lambda connection: reserve_log(connection, options))
+
     async def read(self, function: Work[T], *, several: bool = True) -> T:
         """Call ``function`` with the connection that only reads, in its thread; all it reads is of one moment.
 
@@ -124,7 +131,7 @@ class Connections:
         return await asyncio.to_thread(read)
 
     async def peek(self, function: Work[T]) -> T:
-        """Call ``function``, which reads a few rows by their keys in one statement, with a connection of the loop's own thread.
+        """Call ``function``, which reads a few rows by their keys, with a connection of the loop's own thread; all it reads is of one moment.
 
         That is a tenth of what it takes to hand it to the reader's thread and back. But everything else on the loop waits for it, so whatever
         may read more is for `read`.
@@ -134,7 +141,7 @@ class Connections:
         try:
             if self._peeking is None:
                 self._peeking = open_reader(replace(self.options, busy_timeout_s=0.0))
-            return function(self._peeking)
+            return in_snapshot(self._peeking, function)
         except (EngineError, sqlite3.OperationalError) as error:
             if not is_busy(error) and not is_busy(error.__cause__):
                 raise

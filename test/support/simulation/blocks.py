@@ -49,6 +49,8 @@ class Manner:
     wait_s: float = 1.0
     kills: int = 0
     """So many attempts kill their worker."""
+    hoards: int = 0
+    """So many attempts take all memory of their worker, and fail."""
     lies: bool = False
     """Yields something else with each attempt."""
     on_interrupted: str = "ask"
@@ -134,6 +136,14 @@ class Surroundings(Protocol):
         """The process that performs this block dies."""
         ...
 
+    def take_memory(self) -> None:
+        """The process that performs this block has no memory left."""
+        ...
+
+    def has_memory(self) -> bool:
+        """Whether the process that performs this block has memory left."""
+        ...
+
 
 class _Anything(BlockSchema):
     a: Any = SchemaField(None)
@@ -170,6 +180,10 @@ class ScriptedBlock(Block):
         if ctx.attempt <= manner.kills:
             around.die()
             await asyncio.get_running_loop().create_future()
+        if ctx.attempt <= manner.hoards:
+            around.take_memory()
+            await self._pause(manner)
+            raise MemoryError
         if manner.lies:
             outputs = [(pin, ctx.attempt) for pin, _ in outputs]
         if ctx.attempt <= manner.fails and manner.failure == "not started":
@@ -191,6 +205,8 @@ class ScriptedBlock(Block):
     async def _pause(self, manner: Manner) -> None:
         if manner.pause_s:
             await asyncio.sleep(self._around.chance.random() * manner.pause_s)
+        if not self._around.has_memory() and self._around.chance.random() < 0.5:
+            raise MemoryError
 
     @staticmethod
     async def _fail(manner: Manner) -> None:
@@ -319,6 +335,7 @@ def _draw_manner(chance: random.Random, node: NodeSpec, callable_ids: list[str],
         waits_behind=chance.randint(0, 2),
         wait_s=chance.choice((0.1, 1.0, 5.0)),
         kills=chance.choice((0, 0, 1, 5)) if rude else 0,
+        hoards=chance.choice((0, 0, 0, 0, 1, 5)) if rude else 0,
         lies=rude and chance.random() < 0.4,
         on_interrupted=chance.choice(("ask", "ask", "ask", "retry", "skip", "fail")),
         attempts=attempts,

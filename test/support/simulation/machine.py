@@ -27,6 +27,7 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_alive = True
+        self.has_memory = True
         self.stands_until = 0.0
         self.ready: deque[Handle] = deque()
         self.tasks: list[asyncio.Task[Any]] = []

@@ -161,8 +161,11 @@ class ManagerClient(ManagerInterface):
     def __init__(self, network: Network) -> None:
         self._network = network
 
-    async def run_waits(self, run_id: str, priority: int = 0) -> None:
-        self._network.hint(lambda manager: manager.run_waits(run_id, priority))
+    async def run_created(self, run_id: str, priority: int) -> None:
+        self._network.hint(lambda manager: manager.run_created(run_id, priority))
+
+    async def run_waits(self, run_id: str) -> None:
+        self._network.hint(lambda manager: manager.run_waits(run_id))
 
     async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         return await self._network.ask(lambda manager: manager.next_runs(worker_id, received, [*done], room))
@@ -248,10 +251,19 @@ class SimulatedWorker(Worker):
         )
         super().launch(attempt)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    @staticmethod
+    def _is_exhausted(error: BaseException) -> bool:
+        return isinstance(error, MemoryError)
+
+    def _leave_within(self, limit_s: float) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        process = self._stage.machine.current()
+        self._stage.tell(process, "is exhausted")
+        self._stage.machine.call_later(limit_s, process.die)
+
+    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._stage.machine.errors.append(error)
-        super()._ended(task)
+        super()._ended(run_id, task)
 
     @property
     def held(self) -> list[str]:

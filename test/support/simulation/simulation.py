@@ -205,6 +205,13 @@ class Simulation:
         self.tell(process, "is killed by a block")
         process.die()
 
+    def take_memory(self) -> None:
+        self.tell(self.machine.current(), "has no memory left")
+        self.machine.current().has_memory = False
+
+    def has_memory(self) -> bool:
+        return self.machine.current().has_memory
+
     def _status_of(self, run_id: str) -> str | None:
         row = self.disk.connection.execute(
             'SELECT "status" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)
@@ -402,7 +409,7 @@ class Simulation:
             raise Broken(f"{run_id} was said to be there, and is not")
         self.started.add(run_id)
         self._starting -= 1
-        await ManagerClient(self.server.network).run_waits(run_id)
+        await ManagerClient(self.server.network).run_created(run_id, 0)
 
     async def _people(self) -> None:
         """They look from time to time, and decide, signal and cancel: sometimes twice, sometimes what makes no sense."""

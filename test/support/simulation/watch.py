@@ -36,6 +36,18 @@ _LATER = {
     },
 }
 
+
+def _waits_for(status: str, signal: str | None, child: str | None) -> str:
+    """The words that tell what an execution of a run that is WAITING waits for."""
+    match status:
+        case "INTERRUPTED":
+            return "decision"
+        case "QUEUED":
+            return "tried again"
+        case _:
+            return "signal" if signal else "child run" if child else "for a time"
+
+
 # Table -> (what happens to a row, when it must not, what is wrong then).
 _NEVER = {
     _RUN: [
@@ -182,7 +194,7 @@ class Watch:
         elif not active:
             raise Broken(f"{run_id} is {status} with nothing left to do")
         elif status == "WAITING":
-            self._check_waiting(connection, run_id, active, reason, wake_at)
+            self._check_waiting(connection, run_id, reason, wake_at)
             if inbox_last > inbox_done and wake_at is None:
                 raise Broken(f"{run_id} waits and nobody will see its inbox")
         elif reason is not None:
@@ -202,7 +214,6 @@ class Watch:
     def _check_waiting(
         connection: sqlite3.Connection,
         run_id: str,
-        active: Mapping[str, int],
         reason: str | None,
         wake_at: str | int | None,
     ) -> None:
@@ -225,14 +236,13 @@ class Watch:
         # What is due at once is stored as a number.
         if times and (wake_at is None or (isinstance(wake_at, str) and wake_at > min(times))):
             raise Broken(f"{run_id} waits until {wake_at}, though something is due at {min(times)}")
-        words = {
-            "INTERRUPTED": "interrupted",
-            "WAITING": "wait for a time, a signal or a child",
-            "QUEUED": "before they are tried again",
-        }
-        for status, number in active.items():
-            if words[status] not in reason or str(number) not in reason:
-                raise Broken(f"{run_id} says {reason!r} and has {active}")
+        waits = Counter(_waits_for(status, waits_for, child) for _, status, _, waits_for, child in rows)
+        parts = reason.removeprefix("It is being ended, and waits for ").split("; ")
+        is_told = [
+            any(part.startswith(f"{number} ") and words in part for part in parts) for words, number in waits.items()
+        ]
+        if len(parts) != len(waits) or not all(is_told):
+            raise Broken(f"{run_id} says {reason!r} and has {dict(waits)}")
 
     @staticmethod
     def _check_inbox(connection: sqlite3.Connection, run_id: str, inbox_done: int) -> None:
@@ -280,6 +290,7 @@ class Watch:
         ).fetchall():
             self._check_values(connection, run_id, self._plans[graph_id], is_whole=closing is None)
         self._check_attempts(connection)
+        self._check_victims(connection)
         self._check_children(connection)
 
     def _check_values(self, connection: sqlite3.Connection, run_id: str, plan: Plan, *, is_whole: bool) -> None:
@@ -340,6 +351,17 @@ class Watch:
             again[execution_id] += outcome == "INTERRUPTED" and manner.on_interrupted != "retry"
         if again - decided:
             raise Broken(f"unsafe executions were tried again though nobody said so: {again - decided}")
+
+    def _check_victims(self, connection: sqlite3.Connection) -> None:
+        """Who fails for want of memory has taken it: nobody fails for what others in its process have done."""
+        for execution_id, graph_id, node in connection.execute(
+            'SELECT e."id", g."agentGraphId", e."agentNodeId" FROM "AgentNodeExecution" e '
+            'JOIN "AgentGraphExecution" g ON g."id" = e."agentGraphExecutionId" '
+            'LEFT JOIN "AgentNodeExecutionAttempt" a ON a."agentNodeExecutionId" = e."id" '
+            'WHERE \'out_of_memory\' IN (e."errorCode", a."errorCode")'
+        ):
+            if not self._plans[graph_id].manners[node].hoards:
+                raise Broken(f"{execution_id} of {node} failed because another block had taken all memory")
 
     @staticmethod
     def _check_children(connection: sqlite3.Connection) -> None:
