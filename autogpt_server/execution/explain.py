@@ -285,11 +285,14 @@ class Explainer:
         if execution.error_code == TIMEOUT:
             message = "{block} took longer than it may, was told to stop and has not stopped yet."
             return self._about(run, execution, CauseCode.STOPPING, message, since=execution.started_at)
+        is_lost = self._queue is not None and run.worker_id is not None and run.worker_id not in self._queue.workers
         return self._about(
             run,
             execution,
             CauseCode.RUNNING,
-            "{block} is running.",
+            "{block} was running in a worker that is gone, or about to end; who takes the run over sees what becomes of it."
+            if is_lost
+            else "{block} is running.",
             since=execution.started_at,
             data={"attempt": execution.attempt},
         )
@@ -513,6 +516,8 @@ def _summary(run: RunFacts, causes: list[Cause]) -> str:
     counts = Counter[CauseCode]()
     for cause in causes:
         counts[cause.code] += int(cause.data["count"]) if "count" in cause.data else 1
+    if not counts.keys().isdisjoint({CauseCode.OWNER_GONE, CauseCode.NO_WORKER_READY}):
+        del counts[CauseCode.RUNNING]  # that is what is on record, and no more
     parts = [
         one if counts[code] == 1 else several.format(n=f"{counts[code]:,}")
         for code, (one, several) in _IN_SHORT.items()

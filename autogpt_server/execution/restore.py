@@ -173,12 +173,15 @@ def _restore_statics(state: RunState, snapshot: RunSnapshot, nodes: Mapping[str,
                 state.nodes[link.sink].statics[link.slot] = token
 
 
+_KNOWN_COUNTERS = frozenset(entry.name for entry in fields(Counters))
+
+
 def _counters(text: str) -> Counters:
-    known = {entry.name for entry in fields(Counters)}
     written = cast("dict[str, Any]", json.loads(text))
-    stored = {name: value for name, value in written.items() if name in known}
-    stored["waiting_since"] = from_db_time(stored.get("waiting_since"))
-    return Counters(**stored)
+    if not _KNOWN_COUNTERS.issuperset(written):
+        written = {name: value for name, value in written.items() if name in _KNOWN_COUNTERS}
+    written["waiting_since"] = from_db_time(written.get("waiting_since"))
+    return Counters(**written)
 
 
 def _resumed(text: str | None) -> Resumed | None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, cast
 
 from autogpt_server.data.db import db_time
@@ -26,6 +27,7 @@ from autogpt_server.execution.state import Counters, Execution, Origins, Output,
 from autogpt_server.utils import json
 
 _COUNTERS = tuple(entry.name for entry in fields(Counters))
+_read_counters = attrgetter(*_COUNTERS)
 
 
 def take_changes(state: RunState, *, inline_value_bytes: int) -> RunChanges:
@@ -141,9 +143,9 @@ def run_row(state: RunState) -> RunRow:
 
 def stats_text(stats: Counters) -> str:
     """The counters as JSON."""
-    return json.dumps(
-        {name: getattr(stats, name) for name in _COUNTERS} | {"waiting_since": db_time(stats.waiting_since)}
-    )
+    written = dict(zip(_COUNTERS, _read_counters(stats), strict=True))
+    written["waiting_since"] = db_time(stats.waiting_since)
+    return json.dumps(written)
 
 
 def _execution_row(run_id: str, execution: Execution) -> NodeExecutionRow:

@@ -1,8 +1,8 @@
 """A worker: the process that performs runs.
 
-One asyncio loop plans and commits; a pool of threads calls the blocks whose `run` is a plain generator. The worker asks the manager for
-runs, so that it never has more than it can hold. Its life is tied to an OS lock named after its incarnation: while the lock is
-held nobody else takes its runs (rule D5).
+Threads call the blocks whose `run` is a plain generator, the asyncio loop those that are async. Whoever has events to tell plans, one after the other
+(`turns.py`); the loop commits. The worker asks the manager for runs, so that it never has more than it can hold. Its life is tied to
+an OS lock named after its incarnation: while the lock is held nobody else takes its runs (rule D5).
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ __all__ = ["MAX_DEPTH", "InvalidJSONValue", "JsonValue", "canonical", "check", "
 MAX_DEPTH = 100
 """How many arrays and objects may contain one another. Deeper text is refused by parsers that others use, too."""
 
-_STRICT: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+# The validator itself, and one encoder for all: every value of every run passes here.
+_validate = TypeAdapter[JsonValue](JsonValue).validator.validate_python
+_encoder = stdlib_json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 # Only such text can become an infinite float (1e999), which the parser lets through.
 _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d{3,}|\d{300,}")
@@ -57,8 +59,8 @@ def dumps(value: Any) -> str:
 def dumps_bytes(value: Any) -> bytes:
     """As `dumps`, encoded as UTF-8: what is measured against size limits."""
     try:
-        _STRICT.validate_python(value, strict=True)
-        data = _encode(value)
+        _validate(value, strict=True)
+        data = _encoder.encode(value).encode()
     except (ValueError, TypeError, RecursionError, ValidationError) as error:
         raise _explain(value, error) from None
     if _is_too_deep(data):
@@ -92,10 +94,6 @@ def canonical(value: Any) -> str:
 def check(value: Any) -> None:
     """Raise `InvalidJSONValue` unless `dumps` would accept `value`."""
     dumps_bytes(value)
-
-
-def _encode(value: Any) -> bytes:
-    return stdlib_json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _is_too_deep(data: bytes) -> bool:

@@ -293,7 +293,7 @@ class _Judge:
             self._wrong(run, f"lost: it is not over, and nothing happens; executions: {dict(statuses)}")
         elif run.status == "WAITING":
             reason = run.reason or ""
-            named = {"INTERRUPTED": "decision", "WAITING": "wait for"}
+            named = {"INTERRUPTED": "decision", "WAITING": "wait"}
             if not any(statuses[status] for status in named):
                 self._wrong(run, f"waits for nothing: {dict(statuses)}, {reason!r}")
             for status, word in named.items():

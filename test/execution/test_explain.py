@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autogpt_server.data.progress import SHOWN, RunFacts, facts_of
+from autogpt_server.data.progress import SHOWN, LiveExecution, RunFacts, facts_of
 from autogpt_server.data.status import NodeStatus, RunStatus
 from autogpt_server.execution.dispatch import Bench, Dispatcher
 from autogpt_server.execution.explain import Cause, CauseCode, Circumstances, Explainer, Explanation
@@ -211,6 +211,17 @@ def test_how_many_are_before_it() -> None:
 def test_a_run_whose_workers_die_goes_on_alone() -> None:
     explanation, _ = of_server(facts(status=RunStatus.RUNNING, worker_id="w0", takeovers=3), IDLE)
     assert "in a worker of its own" in explanation.causes[0].message
+
+
+@pytest.mark.parametrize("queue", [QueueReport(["w1"], {}, {"run": 0}), QueueReport([], {}, {})])
+def test_what_ran_in_a_worker_that_is_gone_is_not_said_to_run(queue: QueueReport) -> None:
+    execution = LiveExecution(
+        "e", "n", NodeStatus.RUNNING, EPOCH, EPOCH, EPOCH, None, None, None, None, None, attempt=1, ordinal=0
+    )
+    run = facts(status=RunStatus.RUNNING, worker_id="w0", executions=[execution], counts={execution.kind: 1})
+    explanation, _ = of_server(run, queue)
+    assert "was running in a worker that is gone" in explanation.causes[-1].message
+    assert "running" not in explanation.summary
 
 
 def test_nothing_goes_on_while_the_database_cannot_be_written() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import fields
 
 import pytest
 
+from autogpt_server.data.models import RunStats
 from autogpt_server.data.run_rows import CommitOutcome
 from autogpt_server.data.snapshot import StaticPin
 from autogpt_server.data.status import RunStatus
 from autogpt_server.execution.events import OwnerDied
 from autogpt_server.execution.restore import restore_run, static_pins
+from autogpt_server.execution.state import Counters
 from support.ledger import INLINE_BYTES, Ledger, open_memory, store_graph
 from support.planning import Game, topology_of
 from support.world import differences, essence
@@ -235,3 +238,8 @@ def test_the_outputs_whose_newest_value_is_needed() -> None:
 def test_a_database_in_memory_can_be_closed() -> None:
     with closing(open_memory()) as connection:
         assert connection.execute('SELECT count(*) FROM "AgentGraph"').fetchone() == (0,)
+
+
+def test_what_is_counted_is_shown() -> None:
+    """The planner's counters are a plain class because they change with each event; what people see of them is read from their JSON."""
+    assert {counter.name for counter in fields(Counters)} == RunStats.model_fields.keys()

@@ -61,11 +61,14 @@ class Codec:
 
     def pack_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """The arguments as bytes. Raises `InvalidCall` where they do not fit the method."""
-        try:
-            bound = self._signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise InvalidCall(f"{self._what}: {error}") from None
         parameters, _ = self._types
+        if not kwargs and len(args) == len(parameters):
+            bound = dict(zip(parameters, args, strict=True))
+        else:
+            try:
+                bound = self._signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise InvalidCall(f"{self._what}: {error}") from None
         return self._pack({name: self._dump(parameters[name], value, name) for name, value in bound.items()})
 
     def unpack_arguments(self, data: bytes) -> dict[str, Any]:
@@ -100,13 +103,13 @@ class Codec:
 
     def _dump(self, adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
         try:
-            return adapter.dump_python(value, warnings="error")
+            return adapter.serializer.to_python(value, warnings="error")
         except PydanticSerializationError as error:
             raise InvalidCall(f"{self._what}: {name} is not what the annotation says: {_first_line(error)}") from None
 
     def _load(self, adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
         try:
-            return adapter.validate_python(value)
+            return adapter.validator.validate_python(value)
         except ValidationError as error:
             problem = error.errors(include_input=False, include_url=False)[0]
             where = "".join(f".{part}" for part in problem["loc"])
