@@ -11,7 +11,8 @@ from autogpt_server.data.graph import GraphNotFound, GraphVersionNotFound
 from autogpt_server.data.problems import InvalidGraph, InvalidRunInput
 from autogpt_server.data.run_rows import ParentLink
 from autogpt_server.data.runs import run_outputs, run_status
-from autogpt_server.execution.events import Ended, Suspended
+from autogpt_server.data.status import RunStatus
+from autogpt_server.execution.events import Close, Ended, Event, Suspended
 from autogpt_server.execution.flow import RunLimits
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start
@@ -31,11 +32,12 @@ async def prepare_child(
     new_id: Callable[[], str],
     limits: RunLimits,
     at: datetime,
-) -> Suspended | Ended:
-    """The event that brings the child run into being, or that says why it cannot be."""
+) -> list[Event]:
+    """The events that bring the child run into being, or that say why it cannot be."""
     if parent.depth + 1 > settings.max_run_depth:
         message = f"Runs may start runs {settings.max_run_depth} deep at most (setting MAX_RUN_DEPTH)."
-        return Ended(execution.id, at, Failure("limit_exceeded", message, FailureKind.PERMANENT))
+        failure = Failure("limit_exceeded", message, FailureKind.PERMANENT)
+        return [Close(at, RunStatus.FAILED, failure), Ended(execution.id, at, failure)]
     try:
         if call.graph_version is None:
             topology = await topologies.get_active(call.graph_id)
@@ -46,7 +48,7 @@ async def prepare_child(
         )
     except (GraphNotFound, GraphVersionNotFound, MissingBlock, InvalidGraph, InvalidRunInput) as error:
         problems = "".join(f" {problem.message}" for problem in getattr(error, "problems", ()))
-        return Ended(execution.id, at, Failure(error.code, f"{error}{problems}", FailureKind.PERMANENT))
+        return [Ended(execution.id, at, Failure(error.code, f"{error}{problems}", FailureKind.PERMANENT))]
     child = new_run(
         state,
         call.run_input,
@@ -55,7 +57,7 @@ async def prepare_child(
         parent=ParentLink(run_id=parent.id, execution_id=execution.id, attempt=execution.attempt),
         limits=limits,
     )
-    return Suspended(execution.id, at, child=child)
+    return [Suspended(execution.id, at, child=child)]
 
 
 async def read_child_result(db: Database, blocks: Mapping[str, Block], run_id: str) -> ChildResult:

@@ -212,9 +212,10 @@ class RunOwner:
         elif not self._is_gone and (execution := self.state.live.get(event.execution_id)) is not None:
             self._workshop.call_graph(self, execution, event.call, self._planner.remaining(self._workshop.now()))
 
-    def graph_prepared(self, event: Suspended | Ended) -> None:
+    def graph_prepared(self, events: Iterable[Event]) -> None:
         """A child run is ready to be written, or cannot be."""
-        self.apply(event)
+        for event in events:
+            self.apply(event)
 
     def _report(self, attempt: Attempt, event: AttemptEvent) -> None:
         self._workshop.report(self, attempt, event)

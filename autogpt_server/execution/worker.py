@@ -339,7 +339,7 @@ class Worker(AppProcess):
         """Prepare a child run, and then tell `RunOwner.graph_prepared`."""
 
         async def prepare() -> None:
-            event = await self._until_readable(
+            events = await self._until_readable(
                 lambda: prepare_child(
                     self._topologies,
                     self.settings,
@@ -352,7 +352,7 @@ class Worker(AppProcess):
                 )
             )
             faults.reach("worker.child.prepared")
-            self._guard(owner, partial(owner.graph_prepared, event))
+            self._guard(owner, partial(owner.graph_prepared, events))
 
         self._spawn(prepare(), owner.state.id)
 

@@ -20,6 +20,8 @@ from support.running import eventually
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 PATIENCE_S = 60.0
+LOOK_S = 0.05
+"""Between two looks at the database: whoever looks all the time takes the server's time."""
 MOST_DEATHS = 3
 """Of one service in one supervisor's life: then it waits longer and longer before it starts another."""
 
@@ -27,10 +29,13 @@ SAMPLE = ("chain pure", "chain idempotent", "chain unsafe", "signal", "child", "
 """What is under way when somebody is killed: between them these come to every point that is not provoked otherwise."""
 
 
-def in_rounds() -> list[list[tuple[str, Kind]]]:
-    """Every point with each kind of process that comes to it, in rounds: in each, two workers die and one process of each other kind.
+DEATHS_IN_A_ROUND = {Kind.WORKER: 3, Kind.SERVER: 2, Kind.MANAGER: 2, Kind.SCHEDULER: 1, Kind.SUPERVISOR: 1}
 
-    The supervisor in every third, because its successor begins to count the deaths of the others anew.
+
+def in_rounds() -> list[list[tuple[str, Kind]]]:
+    """Every point with each kind of process that comes to it, in rounds: what follows from one death is the same for several at once.
+
+    The supervisor dies in every second round, because its successor begins to count the deaths of the others anew.
     """
     queues: dict[Kind, list[tuple[str, Kind]]] = {kind: [] for kind in Kind}
     for point, (kinds, _) in sorted(POINTS.items()):
@@ -39,14 +44,15 @@ def in_rounds() -> list[list[tuple[str, Kind]]]:
     rounds: list[list[tuple[str, Kind]]] = []
     while any(queues.values()):
         taken: list[tuple[str, Kind]] = []
-        for kind in (Kind.WORKER, *Kind):
-            if kind is Kind.SUPERVISOR and len(rounds) % 3 != 2:
+        for kind, deaths in DEATHS_IN_A_ROUND.items():
+            if kind is Kind.SUPERVISOR and len(rounds) % 2 == 0:
                 continue
-            points = {point for point, _ in taken}
-            fitting = next((case for case in queues[kind] if case[0] not in points), None)
-            if fitting is not None:
-                queues[kind].remove(fitting)
-                taken.append(fitting)
+            for _ in range(deaths):
+                points = {point for point, _ in taken}
+                fitting = next((case for case in queues[kind] if case[0] not in points), None)
+                if fitting is not None:
+                    queues[kind].remove(fitting)
+                    taken.append(fitting)
         rounds.append(taken)
     return rounds
 
@@ -131,6 +137,7 @@ class Attack:
                     self.traffic.tend(decide=0)
                     if self.has_ended(runs):
                         break
+                    time.sleep(LOOK_S)
                     assert time.monotonic() < deadline, f"nobody came to {left}"
                 if not left:
                     stop.set()
@@ -188,6 +195,7 @@ def test_a_kill_at_a_fault_point(attack: Attack, cases: list[tuple[str, Kind]]) 
     def has_ended() -> bool:
         attack.server.keep_running()
         attack.traffic.tend(decide=0)
+        time.sleep(LOOK_S)
         return attack.has_ended(runs)
 
     eventually(has_ended, PATIENCE_S)
