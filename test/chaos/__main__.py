@@ -116,7 +116,7 @@ def _people(traffic: Traffic, watch: Watch, failed: threading.Event) -> Generato
     stop = threading.Event()
 
     def follow() -> None:
-        runs = [run for run in traffic.record.runs if run not in traffic.record.watched]
+        runs = [run for run in list(traffic.record.runs) if run not in traffic.record.watched]
         if runs:
             traffic.watch(runs[-1], stop)
 

@@ -132,7 +132,7 @@ class Traffic:
     def rerun_any(self) -> bool:
         """Run a run that was completed again, from a node chosen by chance; False if there is none."""
         with self._lock:
-            known = [run for run in self.record.runs if run not in self.record.reruns]
+            known = [run for run in list(self.record.runs) if run not in self.record.reruns]
             self._chance.shuffle(known)
         found = self._rows(
             'SELECT run."id", node."id" FROM "AgentGraphExecution" AS run JOIN "AgentNode" AS node ON node."agentGraphId" = run."agentGraphId" '
