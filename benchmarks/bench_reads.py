@@ -96,6 +96,13 @@ def _others(client: Client, stored: Stored) -> dict[str, tuple[Request, int]]:
         except RequestFailed:
             return
 
+    async def different() -> None:
+        await client.run(await client.create(graph), {"text": "x"})
+
+    async def again() -> None:
+        run = await client.json("GET", f"/graphs/{stored.graph_id}")
+        await client.request("POST", f"/executions/{stored.run_id}/rerun", {"node_id": run["nodes"][-1]["id"]})
+
     graph = _graphs.chain(NODES)
     return {
         "a run that there is not": (refused, MANY),
@@ -103,6 +110,8 @@ def _others(client: Client, stored: Stored) -> dict[str, tuple[Request, int]]:
         "POST execute, Prefer: wait": (lambda: client.run(stored.graph_id, {"text": "x"}), MANY // 4),
         "stream of a run": (lambda: client.request("GET", f"/executions/{stored.run_id}/events"), MANY),
         "POST graphs": (lambda: client.create(graph), MANY // 4),
+        "run of a graph that was never run": (different, MANY // 4),
+        "POST rerun": (again, MANY // 4),
     }
 
 

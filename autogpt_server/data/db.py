@@ -95,6 +95,10 @@ class Database:
         """Run `perform` in the reader thread on a read-only connection, as one snapshot."""
         return await self._connections.read(perform)
 
+    async def read_aside(self, perform: Callable[[sqlite3.Connection], T]) -> T:
+        """As `read`, with a connection and a thread for this call alone: for what takes so long that others should not wait for it."""
+        return await self._connections.read_aside(perform)
+
     async def peek(self, perform: Callable[[sqlite3.Connection], T]) -> T:
         """Run `perform`, which reads a few rows by their keys, on the loop's thread: sooner than `read`, but all else waits for it."""
         return await self._connections.peek(perform)

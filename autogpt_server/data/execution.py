@@ -9,7 +9,7 @@ the hot path: one trip to the database thread for many runs, few statements with
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,10 +22,10 @@ from autogpt_server.data.run_rows import (
     ParentLink,
     RunChanges,
     RunCommit,
-    TakenOver,
     cancel_of,
     child_ended,
 )
+from autogpt_server.data.status import HIDDEN
 from autogpt_server.utils import faults, json
 from autogpt_server.utils.errors import AutoGPTServerError
 
@@ -33,8 +33,11 @@ MAX_TAKEOVERS = 3
 """After so many owners that died without progress a run goes on alone in a worker of its own (rule D3b)."""
 
 
-class FormerRunGone(AutoGPTServerError):
-    """The run whose outcomes are to be taken over has been deleted."""
+class HiddenRunGone(AutoGPTServerError):
+    """What had been written of a run that nobody saw yet has been removed; ask for it again."""
+
+    code = "run_not_written"
+    retryable = True
 
 
 # What is wrong with one run's rows (the last three: values that SQLite cannot hold). Everything else concerns the whole database.
@@ -61,8 +64,20 @@ def commit(connection: sqlite3.Connection, batch: Sequence[RunCommit]) -> list[C
 def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
     """Write a new run in the transaction that is open.
 
-    Raises `sqlite3.IntegrityError` when a unique key exists already, and `FormerRunGone` when a re-run takes over what is no longer there.
+    Raises `sqlite3.IntegrityError` when a unique key exists already, and `HiddenRunGone` when what was written of it before is no longer there.
     """
+    row = run.changes.run
+    if run.is_written:
+        _show(connection, run)
+    else:
+        insert_run_row(connection, run, status=row.status, idempotency_key=run.idempotency_key)
+    _write_changes(connection, run.id, run.changes, db_time(run.created_at) or "")
+    if row.ended_at is not None:  # it was over before it began: at a limit, say
+        _tell_parent(connection, run.id, at=row.ended_at)
+
+
+def insert_run_row(connection: sqlite3.Connection, run: NewRun, *, status: str, idempotency_key: str | None) -> None:
+    """Write the row of a new run, and nothing else that belongs to it."""
     row, parent = run.changes.run, run.parent
     connection.execute(
         'INSERT INTO "AgentGraphExecution" ("id", "agentGraphId", "agentGraphVersion", "status", "reason", "errorCode", "errorMessage", "epoch", "seq", '
@@ -73,7 +88,7 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
             run.id,
             run.graph_id,
             run.graph_version,
-            row.status,
+            status,
             row.reason,
             row.error_code,
             row.error_message,
@@ -81,7 +96,7 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
             run.priority,
             run.input,
             row.stats,
-            run.idempotency_key,
+            idempotency_key,
             run.request_hash,
             run.schedule_id,
             run.rerun_of_id,
@@ -95,26 +110,16 @@ def insert_run(connection: sqlite3.Connection, run: NewRun) -> None:
             row.ended_at,
         ),
     )
-    if run.taken_over is not None:
-        _copy(connection, run.id, run.taken_over)
-    _write_changes(connection, run.id, run.changes, db_time(run.created_at) or "")
-    if row.ended_at is not None:  # it was over before it began: at a limit, say
-        _tell_parent(connection, run.id, at=row.ended_at)
 
 
-def _copy(connection: sqlite3.Connection, run_id: str, taken: TakenOver) -> None:
-    """Copy what a re-run takes over. A run that has ended never changes: it is as it was read, or has been deleted."""
-    executions = connection.executemany(
-        _COPY_EXECUTION,
-        (
-            (each.id, run_id, each.node_id, *[each.seq] * 5, each.origins, each.former_id, taken.former_run_id)
-            for each in taken.executions
-        ),
-    ).rowcount
-    values = connection.executemany(_COPY_VALUE, taken.values).rowcount
-    if (max(executions, 0), max(values, 0)) != (len(taken.executions), len(taken.values)):
-        raise FormerRunGone(f"The run {taken.former_run_id} has been deleted meanwhile.")
-    connection.executemany(_COPY_ATTEMPTS, ((each.id, each.former_id) for each in taken.executions))
+def _show(connection: sqlite3.Connection, run: NewRun) -> None:
+    """Make a run of what has been written hidden."""
+    cursor = connection.execute(
+        'UPDATE "AgentGraphExecution" SET "status" = ?, "idempotencyKey" = ? WHERE "id" = ? AND "status" = ?',
+        (run.changes.run.status, run.idempotency_key, run.id, HIDDEN),
+    )
+    if cursor.rowcount != 1:
+        raise HiddenRunGone(f"What had been written of the run {run.id} has been removed. Ask for it again.")
 
 
 def is_committed(connection: sqlite3.Connection, entry: RunCommit) -> bool:
@@ -130,7 +135,9 @@ def is_committed(connection: sqlite3.Connection, entry: RunCommit) -> bool:
 
 def committed_seq(connection: sqlite3.Connection, run_id: str) -> tuple[int, int] | None:
     """(epoch, seq) of a run as committed, or None if there is no such run."""
-    return connection.execute('SELECT "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
+    return connection.execute(
+        'SELECT "epoch", "seq" FROM "AgentGraphExecution" WHERE "id" = ? AND "status" <> ?', (run_id, HIDDEN)
+    ).fetchone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,11 +335,9 @@ def _advance(connection: sqlite3.Connection, entry: RunCommit) -> bool:
 
 def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChanges, at: str) -> None:
     if changes.large:
-        connection.executemany(
-            'INSERT OR IGNORE INTO "AgentValue" ("hash", "data", "sizeBytes") VALUES (?, ?, ?)', changes.large
-        )
+        connection.executemany(INSERT_LARGE, changes.large)
     if changes.added:
-        connection.executemany(_INSERT_EXECUTION, changes.added)
+        connection.executemany(INSERT_EXECUTION, changes.added)
     if changes.changed:
         # The ids come last there, and nothing else that is in a row stays as it was.
         cursor = connection.executemany(
@@ -350,7 +355,7 @@ def _write_changes(connection: sqlite3.Connection, run_id: str, changes: RunChan
             changes.discarded,
         )
     if changes.values:
-        connection.executemany(_INSERT_VALUE, changes.values)
+        connection.executemany(INSERT_VALUE, changes.values)
     if changes.released:
         cursor = connection.executemany(
             'UPDATE "AgentNodeExecutionInputOutput" SET "releasedSeq" = ? WHERE "agentNodeExecutionId" = ? AND "role" = \'output\' AND "ordinal" = ? '
@@ -403,7 +408,7 @@ EXECUTION_COLUMNS = (
     ),
     *("childRunId", "resumed", "firstOutput", "signals", "replayOfId"),
 )
-_VALUE_COLUMNS = (
+VALUE_COLUMNS = (
     *(
         "agentNodeExecutionId",
         "role",
@@ -417,43 +422,15 @@ _VALUE_COLUMNS = (
     ),
     *("seq", "releasedSeq"),
 )
-_ATTEMPT_COLUMNS = ("agentNodeExecutionId", "attempt", "outcome", "errorCode", "error", "startedAt", "endedAt")
+ATTEMPT_COLUMNS = ("agentNodeExecutionId", "attempt", "outcome", "errorCode", "error", "startedAt", "endedAt")
 _AFTER_IDS = 3
 
-_INSERT_EXECUTION = _insert("AgentNodeExecution", EXECUTION_COLUMNS)
+INSERT_EXECUTION = _insert("AgentNodeExecution", EXECUTION_COLUMNS)
 _ASSIGNMENTS = ", ".join(f'"{column}" = ?' for column in EXECUTION_COLUMNS[_AFTER_IDS:])
 _UPDATE_EXECUTION = (
     f'UPDATE "AgentNodeExecution" SET {_ASSIGNMENTS} '  # noqa: S608 - constants alone
     'WHERE "id" = ? AND "agentGraphExecutionId" = ? AND "endedAt" IS NULL'
 )
-_INSERT_VALUE = _insert("AgentNodeExecutionInputOutput", _VALUE_COLUMNS)
-_INSERT_ATTEMPT = _insert("AgentNodeExecutionAttempt", _ATTEMPT_COLUMNS)
-
-# Where a copy is no copy: of a re-run's taken over executions, and of their values.
-_COPIED_EXECUTION = {
-    **dict.fromkeys(("id", "agentGraphExecutionId", "agentNodeId", "seq", "addedSeq"), "?"),
-    **{name: f'CASE WHEN "{name}" IS NULL THEN NULL ELSE ? END' for name in ("queuedSeq", "startedSeq", "endedSeq")},
-    "origins": "?",
-    "replayOfId": '"id"',
-}
-_COPIED_VALUE = {"agentNodeExecutionId": "?", "sourceExecutionId": "?", "seq": "?", "releasedSeq": "?"}
-
-
-def _copy_of(table: str, columns: Sequence[str], changed: Mapping[str, str], where: str) -> str:
-    names = ", ".join(f'"{column}"' for column in columns)
-    values = ", ".join(changed.get(column, f'"{column}"') for column in columns)
-    return f'INSERT INTO "{table}" ({names}) SELECT {values} FROM "{table}" WHERE {where}'  # noqa: S608 - constants alone
-
-
-_COPY_EXECUTION = _copy_of(
-    "AgentNodeExecution", EXECUTION_COLUMNS, _COPIED_EXECUTION, '"id" = ? AND "agentGraphExecutionId" = ?'
-)
-_COPY_VALUE = _copy_of(
-    "AgentNodeExecutionInputOutput",
-    _VALUE_COLUMNS,
-    _COPIED_VALUE,
-    '"agentNodeExecutionId" = ? AND "role" = ? AND "ordinal" = ?',
-)
-_COPY_ATTEMPTS = _copy_of(
-    "AgentNodeExecutionAttempt", _ATTEMPT_COLUMNS, {"agentNodeExecutionId": "?"}, '"agentNodeExecutionId" = ?'
-)
+INSERT_VALUE = _insert("AgentNodeExecutionInputOutput", VALUE_COLUMNS)
+INSERT_LARGE = 'INSERT OR IGNORE INTO "AgentValue" ("hash", "data", "sizeBytes") VALUES (?, ?, ?)'
+_INSERT_ATTEMPT = _insert("AgentNodeExecutionAttempt", ATTEMPT_COLUMNS)

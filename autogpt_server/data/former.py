@@ -1,4 +1,4 @@
-"""A run that has ended, read for a re-run of it (rule D9). Plain SQL inside `Database.read`, one snapshot for all of it.
+"""A run that has ended, read for a re-run of it (rule D9). Plain SQL inside `Database.read_aside`, one snapshot for all of it.
 
 First what decides which nodes run again (`load_former_run`), then, of the other nodes alone, what is taken over (`load_outcomes`). Values stay in the
 database, where they are copied: read are only those that travel on, to nodes that run again.
@@ -141,6 +141,7 @@ class Choice(Protocol):
         ...
 
 
+T = TypeVar("T")
 ChoiceT = TypeVar("ChoiceT", bound=Choice)
 
 
@@ -153,11 +154,15 @@ def read_former_run(
     return former, choice, load_outcomes(connection, former.id, choice.kept, choice.sent)
 
 
-async def get_former_run(
-    db: Database, run_id: str, version: int, choose: Callable[[FormerRun, list[FormerNode]], ChoiceT]
-) -> tuple[FormerRun, ChoiceT, Outcomes]:
-    """As `read_former_run`, as one snapshot."""
-    return await db.read(lambda connection: read_former_run(connection, run_id, version, choose))
+async def plan_from(
+    db: Database,
+    run_id: str,
+    version: int,
+    choose: Callable[[FormerRun, list[FormerNode]], ChoiceT],
+    plan: Callable[[FormerRun, ChoiceT, Outcomes], T],
+) -> T:
+    """What `plan` makes of what `read_former_run` reads, as one snapshot. Both happen in a thread of their own: of a large run it takes seconds."""
+    return await db.read_aside(lambda connection: plan(*read_former_run(connection, run_id, version, choose)))
 
 
 def load_nodes(connection: sqlite3.Connection, graph_id: str, version: int) -> list[FormerNode]:

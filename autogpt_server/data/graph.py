@@ -22,11 +22,9 @@ from autogpt_server.data.db import Database, db_time
 from autogpt_server.data.graph_rows import insert_graph, select_graph
 from autogpt_server.data.intake import AcceptedGraph
 from autogpt_server.data.models import Graph
-from autogpt_server.data.status import TERMINAL_RUN_STATUSES
+from autogpt_server.data.status import ACTIVE_RUN_STATUSES
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
-
-_TERMINAL = tuple(status.value for status in TERMINAL_RUN_STATUSES)
 
 
 class GraphNotFound(AutoGPTServerError):
@@ -199,10 +197,10 @@ async def archive_graph(db: Database, graph_id: str) -> None:
 
     def write(connection: sqlite3.Connection) -> None:
         _state(connection, graph_id)
-        marks = ", ".join("?" * len(_TERMINAL))
+        marks = ", ".join("?" * len(ACTIVE_RUN_STATUSES))
         (active,) = connection.execute(
-            f'SELECT count(*) FROM "AgentGraphExecution" WHERE "agentGraphId" = ? AND "status" NOT IN ({marks})',  # noqa: S608
-            (graph_id, *_TERMINAL),
+            f'SELECT count(*) FROM "AgentGraphExecution" WHERE "agentGraphId" = ? AND "status" IN ({marks})',  # noqa: S608
+            (graph_id, *(status.value for status in ACTIVE_RUN_STATUSES)),
         ).fetchone()
         if active:
             runs = "run" if active == 1 else "runs"

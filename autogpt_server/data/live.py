@@ -11,7 +11,7 @@ from datetime import datetime
 from autogpt_server.data.db import Database
 from autogpt_server.data.models import ErrorInfo, NodeExecution, Run
 from autogpt_server.data.runs import RunNotFound, changes_since
-from autogpt_server.data.status import RunStatus
+from autogpt_server.data.status import ACTIVE_RUN_STATUSES, HIDDEN, RunStatus
 from autogpt_server.utils import json
 
 FEW_RUNS = 16
@@ -86,6 +86,16 @@ async def run_state(db: Database, run_id: str) -> RunState:
     return found
 
 
+_ACTIVE = json.dumps(sorted(status.value for status in ACTIVE_RUN_STATUSES))
+# Each half has an index of its own: a graph may have had any number of runs.
+_SELECT_POSITIONS = (
+    'SELECT r."id" AS "id", r."agentGraphId", r."seq", r."endedAt" FROM json_each(:graphs) g CROSS JOIN "AgentGraphExecution" r ON r."agentGraphId" = g."value" '
+    'WHERE r."status" IN (SELECT "value" FROM json_each(:active)) UNION '
+    'SELECT r."id" AS "id", r."agentGraphId", r."seq", r."endedAt" FROM json_each(:graphs) g CROSS JOIN "AgentGraphExecution" r ON r."agentGraphId" = g."value" '
+    'WHERE r."id" > :first AND r."status" <> :hidden ORDER BY "id"'
+)
+
+
 @dataclass(frozen=True, slots=True)
 class RunPosition:
     """Where a run of a watched graph is."""
@@ -101,9 +111,13 @@ async def graph_runs(db: Database, graph_ids: Collection[str], *, made_after: da
 
     def read(connection: sqlite3.Connection) -> list[RunPosition]:
         rows = connection.execute(
-            'SELECT "id", "agentGraphId", "seq", "endedAt" FROM "AgentGraphExecution" '
-            'WHERE "agentGraphId" IN (SELECT "value" FROM json_each(?)) AND ("endedAt" IS NULL OR "id" > ?) ORDER BY "id"',
-            (json.dumps(list(graph_ids)), first_id_of(made_after)),
+            _SELECT_POSITIONS,
+            {
+                "graphs": json.dumps(list(graph_ids)),
+                "first": first_id_of(made_after),
+                "active": _ACTIVE,
+                "hidden": HIDDEN,
+            },
         )
         return [RunPosition(run_id, graph_id, seq, ended_at is not None) for run_id, graph_id, seq, ended_at in rows]
 

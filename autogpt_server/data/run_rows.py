@@ -260,6 +260,8 @@ class NewRun:
     limits: str | None = None
     """JSON object: what is left of the parent's limits."""
     taken_over: TakenOver | None = None
+    is_written: bool = False
+    """Its row, and others that belong to it, have been written already, hidden; see `autogpt_server.data.hidden`."""
 
 
 def child_ended(

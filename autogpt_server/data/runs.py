@@ -24,7 +24,7 @@ from autogpt_server.data.models import (
 )
 from autogpt_server.data.pins import MISSING, parse_parts, pick
 from autogpt_server.data.run_rows import INPUT, OUTPUT, AttemptOutcome, NewRun
-from autogpt_server.data.status import NodeStatus, RunStatus
+from autogpt_server.data.status import HIDDEN, NodeStatus, RunStatus
 from autogpt_server.utils import json
 from autogpt_server.utils.errors import AutoGPTServerError
 
@@ -185,7 +185,7 @@ def _list_runs_sql(statuses: int, *, is_continued: bool) -> str:
     would have it read and sort all runs with one of them.
     """
     where = ' WHERE "agentGraphId" = :graph' + (' AND "id" < :before' if is_continued else "")
-    parts = [f'{where} AND "status" = :status{number}' for number in range(statuses)] or [where]
+    parts = [f'{where} AND "status" = :status{number}' for number in range(statuses)] or [f"{where} AND {_IS_VISIBLE}"]
     return " UNION ALL ".join(_SELECT_RUN + part for part in parts) + ' ORDER BY "id" DESC LIMIT :limit'
 
 
@@ -204,12 +204,17 @@ async def delete_run(db: Database, run_id: str) -> None:
             (run_id,),
         ).fetchall()
         connection.execute('DELETE FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,))
-        connection.executemany(
-            'DELETE FROM "AgentValue" WHERE "hash" = ? AND NOT EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" WHERE "valueHash" = "hash")',
-            hashes,
-        )
+        delete_unused(connection, [value_hash for (value_hash,) in hashes])
 
     await db.write(write)
+
+
+def delete_unused(connection: sqlite3.Connection, hashes: Iterable[str]) -> None:
+    """Delete those of these large values that nothing uses any more, in the transaction that is open."""
+    connection.executemany(
+        'DELETE FROM "AgentValue" WHERE "hash" = ? AND NOT EXISTS (SELECT 1 FROM "AgentNodeExecutionInputOutput" WHERE "valueHash" = "hash")',
+        [(value_hash,) for value_hash in hashes],
+    )
 
 
 async def get_value(db: Database, value_hash: str) -> str | None:
@@ -247,7 +252,9 @@ async def list_node_executions(
 
 
 def _check_graph(connection: sqlite3.Connection, run_id: str, graph_id: str) -> None:
-    row = connection.execute('SELECT "agentGraphId" FROM "AgentGraphExecution" WHERE "id" = ?', (run_id,)).fetchone()
+    row = connection.execute(
+        'SELECT "agentGraphId" FROM "AgentGraphExecution" WHERE "id" = ? AND "status" <> ?', (run_id, HIDDEN)
+    ).fetchone()
     if row is None:
         raise RunNotFound(f"There is no run {run_id}.")
     if row[0] != graph_id:
@@ -363,6 +370,8 @@ _SELECT_RUN = (
     '"startedAt", "endedAt", "cancelRequestedAt", "rerunOfId", "parentRunId", "parentExecutionId", "depth", "scheduleId", "seq" FROM "AgentGraphExecution"'
 )
 
+_IS_VISIBLE = f"\"status\" <> '{HIDDEN}'"
+
 _SELECT_EXECUTIONS = (
     'SELECT g."agentGraphId", g."agentGraphVersion", e."id", e."agentNodeId", n."agentBlockId", e."status", e."attempt", n."constantInput", e."errorCode", '
     'e."error", e."mixedOrigin", e."addedAt", e."queuedAt", e."startedAt", e."endedAt", e."seq", e."agentGraphExecutionId", '
@@ -381,7 +390,7 @@ _SELECT_OUTPUTS = (
 
 
 def _read_run(connection: sqlite3.Connection, run_id: str) -> Run:
-    row = connection.execute(f'{_SELECT_RUN} WHERE "id" = ?', (run_id,)).fetchone()
+    row = connection.execute(f'{_SELECT_RUN} WHERE "id" = ? AND {_IS_VISIBLE}', (run_id,)).fetchone()
     if row is None:
         raise RunNotFound(f"There is no run {run_id}.")
     return _run_of(row)

@@ -49,7 +49,12 @@ class NodeStatus(StrEnum):
         return self in ACTIVE_NODE_STATUSES
 
 
+HIDDEN = "HIDDEN"
+"""The status of a row that is no run yet, because what belongs to it is still being written (`autogpt_server.data.hidden`). No `RunStatus`: nothing may ever
+show it or act on it."""
+
 TERMINAL_RUN_STATUSES = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELED})
+ACTIVE_RUN_STATUSES = frozenset(RunStatus) - TERMINAL_RUN_STATUSES
 TERMINAL_NODE_STATUSES = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.CANCELED, NodeStatus.SKIPPED})
 ACTIVE_NODE_STATUSES = frozenset({NodeStatus.QUEUED, NodeStatus.RUNNING, NodeStatus.WAITING, NodeStatus.INTERRUPTED})
 

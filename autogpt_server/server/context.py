@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from autogpt_server.data.block import Block, BlockKind
 from autogpt_server.data.db import Database
+from autogpt_server.data.hidden import HiddenRuns
 from autogpt_server.data.intake import IntakeRules
 from autogpt_server.data.validation import GraphLimits
 from autogpt_server.execution.interfaces import QueueReport
@@ -85,9 +87,13 @@ class ServerContext:
     rules: IntakeRules = field(init=False)
     presenter: Presenter = field(init=False)
     caller: BlockCaller = field(init=False)
+    hidden: HiddenRuns = field(init=False)
+    large_reruns: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a large run is taken over by a re-run."""
 
     def __post_init__(self) -> None:
         self.topologies = Topologies(self.db, self.blocks)
+        self.hidden = HiddenRuns(self.db)
         self.caller = BlockCaller(self.settings)
         self.presenter = Presenter(self.blocks)
         self.rules = IntakeRules(

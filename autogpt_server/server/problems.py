@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from autogpt_server.data.db import DatabaseUnavailable
-from autogpt_server.data.execution import FormerRunGone
+from autogpt_server.data.execution import HiddenRunGone
 from autogpt_server.data.graph import GraphChanged, GraphInUse, GraphNotFound, GraphVersionNotFound
+from autogpt_server.data.hidden import FormerRunGone
 from autogpt_server.data.intake import GraphTooLarge
 from autogpt_server.data.problems import InvalidContent, Problem
 from autogpt_server.data.requests import (
@@ -197,6 +198,7 @@ _STATUS: Mapping[type[AutoGPTServerError], int] = {
     IdempotencyConflict: 422,
     RerunTooLarge: 422,
     InvalidJSONValue: 422,
+    HiddenRunGone: 503,
     DatabaseUnavailable: 503,
 }
 """The status of errors that other packages raise; an error of none of these classes is the server's own fault."""

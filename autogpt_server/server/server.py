@@ -54,12 +54,14 @@ class AgentServer(LiveInterface, AppService):
             await live.start()
             serving = asyncio.create_task(http.serve([listener]), name="http")
             draining = asyncio.create_task(context.drain_requested(), name="drain")
+            sweeping = asyncio.create_task(server_context.hidden.sweep_forever(), name="hidden runs")
             try:
                 await http.wait_started(serving)
                 await context.ready(settings.api_url)
                 await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 draining.cancel()
+                sweeping.cancel()
                 await live.stop()
                 http.should_exit = True
                 await serving

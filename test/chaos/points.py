@@ -78,7 +78,10 @@ POINTS: dict[str, tuple[tuple[Kind, ...], Provocation]] = {
     **dict.fromkeys(
         ("scheduler.decided", "scheduler.committed", "scheduler.hinted"), ((Kind.SCHEDULER,), Provocation.RUNS)
     ),
-    **dict.fromkeys(("server.rerun.planned", "server.rerun.committed"), ((Kind.SERVER,), Provocation.RERUN)),
+    **dict.fromkeys(
+        ("server.rerun.planned", "server.rerun.slice", "server.rerun.written", "server.rerun.committed"),
+        ((Kind.SERVER,), Provocation.RERUN),
+    ),
     "worker.drain.begun": ((Kind.WORKER,), Provocation.DEATH_OF_THE_MANAGER),
     "worker.retire.replaced": ((Kind.WORKER,), Provocation.STUBBORN_BLOCK),
     "manager.replace.before": ((Kind.MANAGER,), Provocation.STUBBORN_BLOCK),

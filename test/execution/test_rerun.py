@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autogpt_server.data.execution import FormerRunGone, abandon_run, insert_run
+from autogpt_server.data.execution import abandon_run
 from autogpt_server.data.problems import InvalidRunInput
 from autogpt_server.data.runs import RunNotFound, RunStillActive
 from autogpt_server.execution.events import Due, OwnerDied, Resolution, Resolved, Suspended
@@ -251,14 +251,3 @@ def test_a_rerun_beyond_a_limit_is_refused(limits: dict[str, Any], words: str) -
         with pytest.raises(RerunTooLarge, match=words):
             lived.rerun("C", limits=replace(LIMITS, **limits))
         assert lived.lines("rerun") == []
-
-
-def test_a_run_that_is_deleted_meanwhile_is_not_half_copied() -> None:
-    with life(CHAIN) as lived:
-        lived.begin()
-        lived.play("A0 x=1 end\nB0 end")
-        run = lived.rerun("B")
-        lived.connection.execute('DELETE FROM "AgentGraphExecution"')
-        lived.connection.execute("BEGIN IMMEDIATE")
-        with pytest.raises(FormerRunGone):
-            insert_run(lived.connection, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,24 @@ def ask(client: httpx.Client, run_id: str, body: dict[str, Any]) -> str | None:
     return response.raise_for_status().json()["id"]
 
 
+def stored_runs(server: Runtime) -> set[str]:
+    def read(connection: sqlite3.Connection) -> set[str]:
+        return {run_id for (run_id,) in connection.execute('SELECT "id" FROM "AgentGraphExecution"')}
+
+    return server.call(server.db.read(read))
+
+
 @pytest.mark.parametrize(
-    "point", ["none", "server.rerun.planned", "sqlite.commit.before", "sqlite.commit.after", "server.rerun.committed"]
+    "point",
+    [
+        "none",
+        "server.rerun.planned",
+        "server.rerun.slice",
+        "server.rerun.written",
+        "sqlite.commit.before",
+        "sqlite.commit.after",
+        "server.rerun.committed",
+    ],
 )
 def test_what_was_paid_for_is_not_paid_again(tmp_path: Path, world: World, point: str) -> None:
     with running(tmp_path, services=("AgentServer", "ExecutionManager")) as server:
@@ -74,6 +91,9 @@ def test_what_was_paid_for_is_not_paid_again(tmp_path: Path, world: World, point
             run_id = eventually(lambda: ask(client, former, body), PATIENCE_S)
             assert run_id is not None
             assert server.wait_for_end(run_id).status is RunStatus.COMPLETED
+            eventually(
+                lambda: stored_runs(server) == {former, run_id}, PATIENCE_S
+            )  # what was begun and killed is removed
             runs = client.get(f"/graphs/{graph_id}/executions").json()
         assert [run["id"] for run in runs] == [run_id, former], "however often it was asked for, it is one re-run"
         assert (world.counts["first"], world.counts["second"], world.counts["third"]) == (1, 2, 1)

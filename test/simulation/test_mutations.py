@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from autogpt_server.execution.events import OwnerDied
 from autogpt_server.execution.owner import RunOwner
 from autogpt_server.execution.plan import Planner
 from autogpt_server.execution.state import Execution, RunState
+from autogpt_server.execution.turns import Turns
 from support.simulation.simulation import Failed, Simulation
 
 SEEDS = 500
@@ -162,6 +164,20 @@ def parent_not_told(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(commits, "_tell_parent", silent)
 
 
+def turn_not_looked_at_again(patch: pytest.MonkeyPatch) -> None:
+    """Whoever had the turn does not look whether others have brought something meanwhile."""
+
+    @contextmanager
+    def mine(self: Turns) -> Generator[None]:
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._finish()
+
+    patch.setattr(Turns, "mine", mine)
+
+
 def victims_blamed(patch: pytest.MonkeyPatch) -> None:
     """Whoever is refused memory fails, whoever has taken it."""
 
@@ -184,6 +200,7 @@ def victims_blamed(patch: pytest.MonkeyPatch) -> None:
         (owner_not_looked_at, "managers_die"),
         (hints_alone, ""),
         (parent_not_told, ""),
+        (turn_not_looked_at_again, ""),
         (victims_blamed, ""),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

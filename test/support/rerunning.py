@@ -6,13 +6,15 @@ A repaired version of a graph is written like any other graph; its nodes are the
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from autogpt_server.data.execution import insert_run
 from autogpt_server.data.former import read_former_run
+from autogpt_server.data.hidden import HiddenRun
+from autogpt_server.data.hidden import written as without_written
 from autogpt_server.data.models import Graph
 from autogpt_server.data.pins import parse_parts, pick
 from autogpt_server.data.run_rows import CommitOutcome, NewRun
@@ -38,7 +40,7 @@ def repaired(text: str) -> Topology:
     return build_topology(Graph(id=graph.id, version=2, nodes=nodes, links=links), BLOCKS)
 
 
-def rerun(
+def planned(
     connection: sqlite3.Connection,
     topology: Topology,
     chosen: Collection[str],
@@ -48,11 +50,11 @@ def rerun(
     limits: RunLimits = LIMITS,
     new_id: Callable[[], str] | None = None,
 ) -> NewRun:
-    """Plan a re-run and write it."""
+    """Plan a re-run."""
     former, scope, outcomes = read_former_run(
         connection, former_id, topology.version, lambda found, nodes: choose_nodes(topology, nodes, found, chosen)
     )
-    run = plan_rerun(
+    return plan_rerun(
         scope,
         former,
         outcomes,
@@ -62,10 +64,38 @@ def rerun(
         at=EPOCH,
         inline_value_bytes=INLINE_BYTES,
     )
-    connection.execute("BEGIN IMMEDIATE")
-    insert_run(connection, run)
-    connection.execute("COMMIT")
+
+
+def rerun(connection: sqlite3.Connection, topology: Topology, chosen: Collection[str], **options: Any) -> NewRun:
+    """Plan a re-run and write it. Options as of `planned`."""
+    run = planned(connection, topology, chosen, **options)
+    for _ in slices(connection, run):
+        pass
+    with transaction(connection):
+        insert_run(connection, without_written(run))
     return run
+
+
+def slices(connection: sqlite3.Connection, run: NewRun) -> Iterator[int]:
+    """Write a run hidden, in as many transactions as possible; yields how many rows there are after each."""
+    writing = HiddenRun(run)
+    place: int | None = 0
+    while place is not None:
+        with transaction(connection):
+            place = writing.write_from(connection, place, slice_s=0)
+        if place is not None:
+            yield place
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def written(connection: sqlite3.Connection, run_id: str) -> list[str]:

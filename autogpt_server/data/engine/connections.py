@@ -4,8 +4,10 @@ This is all that raw SQL needs. Prisma's client is made on top of it, by those w
 half a second and 20 MB or more, so nothing here does.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import TypeVar
 
@@ -116,6 +118,17 @@ class Connections:
         if self._reader is None:
             raise EngineClosedError("the client is not connected")
         return await self._reader.call((lambda connection: in_snapshot(connection, function)) if several else function)
+
+    async def read_aside(self, function: Work[T]) -> T:
+        """As `read`, with a connection and a thread for this call alone: others do not wait for it, so it may take seconds."""
+        if self._reader is None:
+            raise EngineClosedError("the client is not connected")
+
+        def read() -> T:
+            with closing(open_reader(self.options)) as connection:
+                return in_snapshot(connection, function)
+
+        return await asyncio.to_thread(read)
 
     async def peek(self, function: Work[T]) -> T:
         """Call ``function``, which reads a few rows by their keys, with a connection of the loop's own thread; all it reads is of one moment.

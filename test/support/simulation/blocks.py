@@ -35,6 +35,8 @@ class Manner:
     """How the executions of a node behave, apart from what they yield."""
 
     effects: Effects = Effects.PURE
+    has_thread: bool = False
+    """Whether its block is one with a plain `run`."""
     pause_s: float = 0.0
     """Up to so long before each output."""
     fails: int = 0
@@ -101,7 +103,7 @@ class Plan:
     def _node(node: NodeSpec, manner: Manner) -> dict[str, Any]:
         return {
             "id": node.name,
-            "block_id": EvenBlock.id if node.kind == "even" else ScriptedBlock.id,
+            "block_id": _block_of(node, manner),
             "input_default": {"effects": manner.effects},
             "metadata": {
                 "max_parallel": node.max_parallel,
@@ -112,6 +114,12 @@ class Plan:
                 **({"timeout_s": manner.timeout_s} if manner.timeout_s else {}),
             },
         }
+
+
+def _block_of(node: NodeSpec, manner: Manner) -> str:
+    if node.kind == "even":
+        return EvenBlock.id
+    return ThreadBlock.id if manner.has_thread else ScriptedBlock.id
 
 
 class Surroundings(Protocol):
@@ -240,6 +248,15 @@ class ScriptedBlock(Block):
                 raise AssertionError("it does not wait")
 
 
+class ThreadBlock(ScriptedBlock):
+    """One that has a thread: the same things, reported from elsewhere than the loop."""
+
+    id = "33333333-0000-4000-8000-000000000003"
+
+    def run(self, input_data: _Anything, ctx: BlockContext) -> AsyncIterator[tuple[str, Any]]:
+        return super().run(input_data, ctx)
+
+
 class EvenBlock(ScriptedBlock):
     """Takes nothing but even numbers."""
 
@@ -253,7 +270,7 @@ class EvenBlock(ScriptedBlock):
 
 def blocks(around: Surroundings) -> dict[str, Block]:
     """The library of one simulation."""
-    return {block.id: block for block in (ScriptedBlock(around), EvenBlock(around))}
+    return {block.id: block for block in (ScriptedBlock(around), ThreadBlock(around), EvenBlock(around))}
 
 
 def _slots(given: _Anything) -> dict[str, Any]:
@@ -327,6 +344,7 @@ def _draw_manner(chance: random.Random, node: NodeSpec, callable_ids: list[str],
     waits = chance.choice(("time", "signal", "either", *callable_ids)) if chance.random() < 0.2 else None
     return Manner(
         effects=effects,
+        has_thread=chance.random() < 0.5,
         pause_s=0.0 if is_timed else chance.choice((0.0, 0.0, 0.05, 0.05, 1.0)),
         fails=chance.choice((0, 0, attempts)) if rude else chance.randrange(attempts),
         failure=failure,

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from autogpt_server.data.block import Block
 from autogpt_server.data.db import Database
 from autogpt_server.data.graph import GraphNotFound
-from autogpt_server.execution.attempts import Attempt
+from autogpt_server.execution.attempts import Attempt, AttemptEvent
 from autogpt_server.execution.committer import Committer
 from autogpt_server.execution.interfaces import Assignment, LiveInterface, ManagerInterface
 from autogpt_server.execution.manager import ExecutionManager
+from autogpt_server.execution.owner import RunOwner
 from autogpt_server.execution.topologies import Topologies
 from autogpt_server.execution.topology import Topology
+from autogpt_server.execution.turns import Turns
 from autogpt_server.execution.worker import Worker
 from autogpt_server.utils.logging import LogSetup
 from autogpt_server.utils.process import ORPHAN_GRACE_S, ProcessContext, ProcessSpec
@@ -222,6 +228,73 @@ class Context(ProcessContext):
         self._draining.set()
 
 
+class SimulatedTurns(Turns):
+    """Turns in which part of what blocks report comes from other threads than the loop's, at moments that chance has chosen.
+
+    There is one thread; what another one might do at some moment is done then by this one: nothing that concerns the loop is done at once, but left
+    to it. Others may report while the loop has the turn, or another thread; then they cannot have it, and whoever has it applies what they bring.
+    """
+
+    def __init__(self, stage: Stage, work_off: Callable[[], None], finish: Callable[[], None]) -> None:
+        super().__init__(self._work_off_and_be_disturbed, finish)
+        self._chance = stage.chance
+        self._process = stage.machine.current
+        self._apply = work_off
+        self._reports: deque[Callable[[], None]] = deque()
+        self._is_elsewhere = False
+
+    def soon(self, perform: Callable[..., object], *arguments: Any) -> None:
+        if not self._is_elsewhere:
+            perform(*arguments)
+            return
+        self._loop.call_soon_threadsafe(perform, *arguments)
+        for argument in arguments:
+            if inspect.iscoroutine(argument):
+                self._close_unless_begun(argument)
+
+    def _close_unless_begun(self, work: Coroutine[Any, Any, Any]) -> None:
+        process = self._process()
+        if process.is_alive:
+            process.on_death.append(partial(_forget, work))
+        else:
+            work.close()
+
+    @contextmanager
+    def mine(self) -> Generator[None]:
+        with super().mine():
+            yield
+            self._be_disturbed()
+
+    def bring(self, report: Callable[[], None]) -> None:
+        """A block thread reports now, or a little later; one after the other."""
+        self._reports.append(report)
+        if self._chance.random() < 0.5:
+            self._loop.call_later(self._chance.random() * 0.02, self._take_reports)
+        else:
+            self._take_reports()
+
+    def _take_reports(self) -> None:
+        before, self._is_elsewhere = self._is_elsewhere, True
+        try:
+            while self._reports:
+                self._reports.popleft()()
+        finally:
+            self._is_elsewhere = before
+
+    def _be_disturbed(self) -> None:
+        if self._reports and self._chance.random() < 0.5:
+            self._take_reports()
+
+    def _work_off_and_be_disturbed(self) -> None:
+        self._apply()
+        self._be_disturbed()
+
+
+def _forget(work: Coroutine[Any, Any, Any]) -> None:
+    if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+        work.close()
+
+
 class SimulatedWorker(Worker):
     """A worker whose surroundings are simulated."""
 
@@ -230,6 +303,7 @@ class SimulatedWorker(Worker):
         super().__init__(stage.settings, one_at_a_time=one_at_a_time)
         self._network = network
         self._new_id = stage.new_id
+        self._turns = self._simulated_turns = SimulatedTurns(stage, self._take_events, self._end_turn)
 
     def now(self) -> datetime:
         return self._stage.clock.now()
@@ -250,6 +324,17 @@ class SimulatedWorker(Worker):
             f"launch {attempt.execution.node.id} {attempt.execution.id} #{attempt.number}",
         )
         super().launch(attempt)
+
+    def _call(self, attempt: Attempt) -> None:
+        # Those that have threads in truth do the same here, and report as from there.
+        self._spawn(self._performer.run_on_loop(attempt), attempt.run.run_id)
+
+    def report(self, owner: RunOwner, attempt: Attempt, event: AttemptEvent) -> None:
+        report = partial(super().report, owner, attempt, event)
+        if attempt.execution.node.runs_on_loop:
+            report()
+        else:
+            self._simulated_turns.bring(report)
 
     @staticmethod
     def _is_exhausted(error: BaseException) -> bool:
