@@ -13,8 +13,6 @@ class Bench:
 
     worker_id: str
     room: int
-    load: int = 0
-    """How much the worker had to do when it asked."""
     given: list[str] = field(default_factory=list[str])
 
 
@@ -101,14 +99,11 @@ class Dispatcher:
         return sum((-other_priority, other) < own for other, other_priority in self._waiting.items())
 
     def assign(self, benches: Iterable[Bench]) -> None:
-        """Give waiting runs to workers that wait, one at a time to the one that has the least to do.
-
-        The number of runs would not say that: one of them may have more to do than a thousand others.
-        """
+        """Give waiting runs to workers that wait, one at a time to the one that holds the fewest."""
         open_benches = [bench for bench in benches if bench.room > 0]
         while open_benches and (found := self._next_waiting()) is not None:
             run_id, priority = found
-            bench = min(open_benches, key=lambda bench: bench.load + len(bench.given))
+            bench = min(open_benches, key=lambda bench: len(self._held.get(bench.worker_id, ())))
             self._hand_over(bench, run_id, priority)
             if bench.room == 0:
                 open_benches.remove(bench)

@@ -50,10 +50,8 @@ class ManagerInterface:
         raise NotImplementedError
 
     @expose()
-    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int, load: int) -> Assignment:
+    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         """Called by a worker: `done` are runs it no longer holds. Answers up to `room` runs to perform, after at most a second.
-
-        `load` says how much there is to do for it: node executions that could move, and at least one for each run that it holds.
 
         `received` is the number of the last assignment that has arrived; one that was lost on its way is thereby known to be.
         """

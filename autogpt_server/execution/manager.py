@@ -150,7 +150,7 @@ class ExecutionManager(ManagerInterface, AppService):
         self._hinted.add(run_id)
         self._has_hints.set()
 
-    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int, load: int) -> Assignment:
+    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
         """Take note of what a worker is done with, and give it runs as soon as there are some."""
         last = self._last.get(worker_id) or Assignment(0, [], [])
         if last.number > received:
@@ -163,7 +163,7 @@ class ExecutionManager(ManagerInterface, AppService):
             self._owners.pop(run_id, None)
         self._follow_missed_nudges(worker_id, last, done)
         self._dismiss_solo(worker_id)
-        waiter = _Waiter(Bench(worker_id, room, load), self._loop.create_future())
+        waiter = _Waiter(Bench(worker_id, room), self._loop.create_future())
         self._waiters[worker_id] = waiter
         self._answer_waiters()
         try:

@@ -200,8 +200,7 @@ class Worker(AppProcess):
                 await self._has_room.wait()
             done, self._done = self._done, []
             try:
-                room = MAX_RUNS - len(self._owners)
-                answer = await self._manager.next_runs(self.worker_id, received, done, room, self._load())
+                answer = await self._manager.next_runs(self.worker_id, received, done, MAX_RUNS - len(self._owners))
             except AutoGPTServerError as error:
                 self._done = done + self._done
                 log.warning("manager cannot be asked for runs", error=str(error))
@@ -212,9 +211,6 @@ class Worker(AppProcess):
                 await self._take_up(run_id, answer.owners.get(run_id), is_suspect=run_id in answer.suspects)
             for run_id in answer.nudged:
                 await self._read_news(run_id)
-
-    def _load(self) -> int:
-        return sum(max(1, owner.state.moving) for owner in list(self._owners.values()))
 
     async def _take_up(self, run_id: str, former: str | None, *, is_suspect: bool) -> None:
         """Begin with a run, unless another worker than `former` is on record: the manager has not seen that one give it up."""

@@ -72,7 +72,7 @@ class Manager(ExecutionManager):
 
     async def give(self, worker_id: str = OURS, received: int = 0, *done: str) -> Assignment | None:
         """What a worker that asks is given; None if it has to wait."""
-        asking = asyncio.ensure_future(self.next_runs(worker_id, received, list(done), 10, 0))
+        asking = asyncio.ensure_future(self.next_runs(worker_id, received, list(done), 10))
         for _ in range(10):
             await asyncio.sleep(0)
         if asking.done():

@@ -30,7 +30,7 @@ class Manager(ExecutionManager):
 
     async def give(self, received: int, *done: str) -> Assignment:
         """What its worker is given."""
-        return await self.next_runs(WORKER, received, list(done), 10, 0)
+        return await self.next_runs(WORKER, received, list(done), 10)
 
 
 @pytest.fixture

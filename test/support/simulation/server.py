@@ -173,8 +173,8 @@ class ManagerClient(ManagerInterface):
     async def run_waits(self, run_id: str) -> None:
         self._network.hint(lambda manager: manager.run_waits(run_id))
 
-    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int, load: int) -> Assignment:
-        return await self._network.ask(lambda manager: manager.next_runs(worker_id, received, [*done], room, load))
+    async def next_runs(self, worker_id: str, received: int, done: list[str], room: int) -> Assignment:
+        return await self._network.ask(lambda manager: manager.next_runs(worker_id, received, [*done], room))
 
     async def replace_worker(self, worker_id: str) -> None:
         return await self._network.ask(lambda manager: manager.replace_worker(worker_id))
