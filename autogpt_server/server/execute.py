@@ -23,6 +23,7 @@ from autogpt_server.server.problems import InputTooLarge
 from autogpt_server.server.responses import problems
 from autogpt_server.server.runs import shown_outputs
 from autogpt_server.server.shapes import StartedRunDocument
+from autogpt_server.server.starting import IdempotencyKey, started_document
 from autogpt_server.utils import faults, json
 from autogpt_server.utils.ids import new_id
 
@@ -78,15 +79,7 @@ async def execute_graph(
     *,
     graph_version: Annotated[int | None, Query(ge=1, description="Instead of the active version.")] = None,
     priority: Annotated[int, Query(ge=-100, le=100, description="Runs with a higher one go first.")] = 0,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            description="The same key, with the same request, starts one run only, however often it is sent.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     prefer: Annotated[
         list[str] | None,
         Header(
@@ -141,10 +134,7 @@ async def _answer(
     context: ServerContext, started: StartedRun, wait_s: int | None, *, has_outputs: bool = True
 ) -> Response:
     """What the client is told: at once, or when the run has ended or `wait_s` seconds are over."""
-    document: dict[str, Any] = {
-        "id": started.id,
-        "executions": [{"id": execution_id, "node_id": node_id} for execution_id, node_id in started.executions],
-    }
+    document = started_document(started)
     headers: dict[str, str] = {}
     if wait_s is not None:
         state = await context.live.ends.wait(started.id, wait_s, is_new=started.is_new)

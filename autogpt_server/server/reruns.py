@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Self
 
 import pydantic
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 
 from autogpt_server.data.former import FormerRun, Outcomes, plan_from
 from autogpt_server.data.run_rows import NewRun
@@ -24,6 +24,7 @@ from autogpt_server.server.context import Context, ServerContext
 from autogpt_server.server.responses import problems
 from autogpt_server.server.runs import RunIdPath
 from autogpt_server.server.shapes import StartedRunDocument
+from autogpt_server.server.starting import IdempotencyKey, started_document
 from autogpt_server.utils import faults, json
 from autogpt_server.utils.ids import new_id
 
@@ -87,15 +88,7 @@ async def rerun(
     context: Context,
     run_id: RunIdPath,
     body: RerunBody,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            description="The same key, with the same request, starts one run only, however often it is sent.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Starts a new run. The nodes, and all that they reach, run again; what came of the others is kept, and not done again.
 
@@ -161,8 +154,4 @@ def without_collector() -> Generator[None]:
 
 
 def _answer(started: StartedRun) -> Response:
-    document = {
-        "id": started.id,
-        "executions": [{"id": execution_id, "node_id": node_id} for execution_id, node_id in started.executions],
-    }
-    return Response(json.dumps_bytes(document), media_type="application/json")
+    return Response(json.dumps_bytes(started_document(started)), media_type="application/json")
