@@ -272,10 +272,10 @@ def test_a_worker_that_is_asked_to_stop_hands_its_runs_over(tmp_path: Path, worl
     "cases",
     [
         [(MisbehavingBlock, "take all memory"), (AsyncMisbehavingBlock, "cancel all tasks")],
-        pytest.param([(MisbehavingBlock, how) for how in DEADLY], marks=pytest.mark.stress),
-        pytest.param([(AsyncMisbehavingBlock, how) for how in ASYNC_DEADLY], marks=pytest.mark.stress),
+        *(pytest.param([(MisbehavingBlock, how)], marks=pytest.mark.stress) for how in DEADLY),
+        *(pytest.param([(AsyncMisbehavingBlock, how)], marks=pytest.mark.stress) for how in ASYNC_DEADLY),
     ],
-    ids=["some", "in a thread", "on the loop"],
+    ids=["some", *DEADLY, *(f"{how}, on the loop" for how in ASYNC_DEADLY)],
 )
 @pytest.mark.timeout(240)
 def test_what_costs_its_worker_ends_alone(tmp_path: Path, cases: list[tuple[AnyBlock, str]]) -> None:

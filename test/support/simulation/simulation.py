@@ -46,6 +46,8 @@ ROUGH_S = 20.0
 CALM_S = 900.0
 """Simulated time after which everything must have ended, once nothing goes wrong any more."""
 MAX_STEPS = 200_000
+LOOPS_END_AT = 1000
+"""Node executions of a run, in a seed that has no other limit: a graph may go round for ever."""
 
 
 @dataclass(slots=True)
@@ -91,6 +93,7 @@ def _settings(**limits: float) -> Settings:
             "num_graph_workers": 2,
             "cancel_grace_s": 1.0,
             "max_run_depth": 3,
+            "max_run_node_executions": LOOPS_END_AT,
             **limits,
         }
     )
