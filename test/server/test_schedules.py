@@ -225,6 +225,16 @@ async def test_lists_are_paged_newest_first(scheduled: Scheduled) -> None:
     assert "next" not in rest.links
 
 
+async def test_all_schedules_in_pages(scheduled: Scheduled) -> None:
+    first = await scheduled.post()
+    other = await scheduled.api.post_graph(repeat_graph())
+    body = {"cron": "0 9 * * *", "input_data": {"value": 1}}
+    second = (await scheduled.client.post(f"/graphs/{other['id']}/schedules", json=body)).json()
+    page = await scheduled.client.get("/schedules?limit=1&fire_times=5")
+    assert page.json() == [second]
+    assert (await scheduled.client.get(page.links["next"]["url"])).json() == [first]
+
+
 # -- Changes ------------------------------------------------------------------------------------------------------------------------
 
 
