@@ -83,7 +83,10 @@ async def list_schedules(
     db: Database, graph_id: str | None, *, limit: int, before: str | None = None
 ) -> list[Schedule]:
     """The schedules of a graph, or of all, newest first; with `before`, those that come after that id in this order."""
-    wanted: AgentGraphExecutionScheduleWhereInput = {} if graph_id is None else {"agentGraphId": graph_id}
+    # Any id: so the page of all schedules is a search in the index of ids, too.
+    wanted: AgentGraphExecutionScheduleWhereInput = (
+        {"id": {"gt": ""}} if graph_id is None else {"agentGraphId": graph_id}
+    )
     if before is not None:
         wanted["id"] = {"lt": before}
     prisma = await db.prisma()
