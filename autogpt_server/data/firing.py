@@ -55,6 +55,8 @@ class Release:
     """An occurrence that has waited and now gets its run, or the reason why it gets none."""
 
     schedule_id: str
+    revision: int
+    """Of the schedule that this was decided from."""
     due: datetime
     run: NewRun | None
     code: str | None = None
@@ -87,7 +89,7 @@ async def next_fire_at(db: Database) -> datetime | None:
         row = connection.execute(_SELECT_NEXT).fetchone()
         return from_db_time(row[0])
 
-    with _translated():
+    with translated():
         return await db.read(read)
 
 
@@ -98,7 +100,7 @@ async def due_schedules(db: Database, now: datetime, *, limit: int) -> list[DueS
         rows = connection.execute(_SELECT_DUE, (db_time(now), limit))
         return [_due_schedule(row) for row in rows]
 
-    with _translated():
+    with translated():
         return await db.read(read)
 
 
@@ -108,7 +110,7 @@ async def enabled_schedules(db: Database, *, after_id: str, limit: int) -> list[
     def read(connection: sqlite3.Connection) -> list[Schedule]:
         return [schedule_of_row(row) for row in connection.execute(_SELECT_ENABLED, (after_id, limit))]
 
-    with _translated():
+    with translated():
         return await db.read(read)
 
 
@@ -119,7 +121,7 @@ async def situations(db: Database, schedule_ids: Sequence[str]) -> dict[str, Due
         rows = connection.execute(_SELECT_BY_ID, (json.dumps(list(schedule_ids)),))
         return {found.schedule.id: found for found in map(_due_schedule, rows)}
 
-    with _translated():
+    with translated():
         return await db.read(read)
 
 
@@ -129,7 +131,7 @@ async def releasable_schedules(db: Database, *, limit: int) -> list[DueSchedule]
     def read(connection: sqlite3.Connection) -> list[DueSchedule]:
         return [_due_schedule(row) for row in connection.execute(_SELECT_RELEASABLE, (limit,))]
 
-    with _translated():
+    with translated():
         return await db.read(read)
 
 
@@ -139,7 +141,7 @@ async def commit_firings(db: Database, firings: Sequence[Firing], *, now: dateti
     def write(connection: sqlite3.Connection) -> list[FiringResult]:
         return [_in_savepoint(connection, partial(_commit_firing, connection, firing, now)) for firing in firings]
 
-    with _translated():
+    with translated():
         return await db.write(write)
 
 
@@ -149,7 +151,7 @@ async def commit_releases(db: Database, releases: Sequence[Release], *, now: dat
     def write(connection: sqlite3.Connection) -> list[FiringResult]:
         return [_in_savepoint(connection, partial(_commit_release, connection, release, now)) for release in releases]
 
-    with _translated():
+    with translated():
         return await db.write(write)
 
 
@@ -162,7 +164,7 @@ async def postpone(db: Database, schedule_id: str, *, revision: int, until: date
             (db_time(until), schedule_id, revision),
         )
 
-    with _translated():
+    with translated():
         await db.write(write)
 
 
@@ -194,7 +196,7 @@ _SELECT_NEXT = f'SELECT min(s."nextDueAt") FROM {_TABLE} WHERE s."isEnabled" = 1
 
 
 @contextmanager
-def _translated() -> Generator[None]:
+def translated() -> Generator[None]:
     """Errors of the whole database (disk full, I/O, locked for long, a COMMIT that may have failed) as `SchedulesUnavailable`."""
     try:
         yield
@@ -239,6 +241,12 @@ def _commit_firing(connection: sqlite3.Connection, firing: Firing, now: datetime
 
 
 def _commit_release(connection: sqlite3.Connection, release: Release, now: datetime) -> FiringResult:
+    unchanged = connection.execute(
+        'SELECT 1 FROM "AgentGraphExecutionSchedule" WHERE "id" = ? AND "revision" = ? AND "isEnabled" = 1',
+        (release.schedule_id, release.revision),
+    ).fetchone()
+    if unchanged is None:
+        return FiringResult(FiringOutcome.OUTDATED)
     if release.run is not None:
         insert_run(connection, release.run)
     status = OccurrenceStatus.SKIPPED if release.run is None else OccurrenceStatus.STARTED

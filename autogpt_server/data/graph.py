@@ -10,7 +10,7 @@ A version goes in, and comes out, in one trip to the database's thread: a graph 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,8 @@ from autogpt_server.data.db import Database, db_time
 from autogpt_server.data.graph_rows import insert_graph, select_graph
 from autogpt_server.data.intake import AcceptedGraph
 from autogpt_server.data.models import Graph
+from autogpt_server.data.schedule import enabled_of_graph, insert_occurrences
+from autogpt_server.data.scheduling import NewOccurrence, Schedule
 from autogpt_server.data.status import ACTIVE_RUN_STATUSES
 from autogpt_server.utils.errors import AutoGPTServerError
 from autogpt_server.utils.ids import new_id
@@ -191,9 +193,15 @@ async def set_active_version(
     await db.write(write)
 
 
-async def archive_graph(db: Database, graph_id: str) -> None:
-    """Take a graph out of use, and switch its schedules off. Raises `GraphNotFound`, and `GraphInUse` while runs of it are active."""
-    now = db_time(_now())
+async def archive_graph(
+    db: Database, graph_id: str, left_behind: Callable[[Schedule], Sequence[NewOccurrence]] = lambda _: ()
+) -> None:
+    """Take a graph out of use, and switch its schedules off. Raises `GraphNotFound`, and `GraphInUse` while runs of it are active.
+
+    `left_behind` tells what a schedule was due for and nobody has accounted for; it is called in the database's thread. What waits for a run gets none.
+    """
+    moment = _now()
+    now = db_time(moment)
 
     def write(connection: sqlite3.Connection) -> None:
         _state(connection, graph_id)
@@ -208,6 +216,14 @@ async def archive_graph(db: Database, graph_id: str) -> None:
                 f"Graph {graph_id} has {active} active {runs}; wait for them to end, or cancel them.", runs=active
             )
         connection.execute('UPDATE "AgentGraph" SET "isActive" = 0, "archivedAt" = ? WHERE "id" = ?', (now, graph_id))
+        for schedule in enabled_of_graph(connection, graph_id):
+            insert_occurrences(connection, schedule.id, left_behind(schedule), now=moment)
+        connection.execute(
+            'UPDATE "AgentScheduleOccurrence" SET "status" = \'SKIPPED\', "reasonCode" = \'graph_unavailable\', '
+            "\"reason\" = 'Skipped: the graph was deleted while it waited.' WHERE \"status\" = 'WAITING' "
+            'AND "scheduleId" IN (SELECT "id" FROM "AgentGraphExecutionSchedule" WHERE "agentGraphId" = ?)',
+            (graph_id,),
+        )
         connection.execute(
             'UPDATE "AgentGraphExecutionSchedule" SET "isEnabled" = 0, "nextDueAt" = NULL, "revision" = "revision" + 1, "updatedAt" = ? '
             'WHERE "agentGraphId" = ? AND "isEnabled"',

@@ -164,6 +164,12 @@ async def last_occurrences(db: Database, schedule_ids: Iterable[str]) -> dict[st
     return await db.read(read)
 
 
+def enabled_of_graph(connection: sqlite3.Connection, graph_id: str) -> list[Schedule]:
+    """The enabled schedules of a graph, as they stand in the transaction that is open."""
+    rows = connection.execute(f'{_SELECT} WHERE s."agentGraphId" = ? AND s."isEnabled" = 1', (graph_id,))
+    return [schedule_of_row(row) for row in rows]
+
+
 def insert_occurrences(
     connection: sqlite3.Connection, schedule_id: str, occurrences: Iterable[NewOccurrence], *, now: datetime
 ) -> None:

@@ -28,6 +28,10 @@ ROW_LIMIT = 100_000
 
 MISSED, OVERLAP, QUEUE_FULL, CHANGED, PAUSED = "missed", "overlap", "queue_full", "changed", "paused"
 """Codes: why a due time has no run, or none yet. The last two: a user changed the schedule before the scheduler came to it."""
+GRAPH_UNAVAILABLE = "graph_unavailable"
+"""Code: the graph was deleted."""
+
+_ABANDONED = {CHANGED: "schedule was changed", PAUSED: "schedule was paused", GRAPH_UNAVAILABLE: "graph was deleted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,12 @@ def account(timing: Timing, situation: Situation, *, after: datetime, now: datet
 
 
 def abandon(timing: Timing, *, after: datetime, now: datetime, code: str) -> list[Outcome]:
-    """The due times in (after, now] as skipped: a user has CHANGED or PAUSED the schedule before the scheduler came to them.
+    """The due times in (after, now] as skipped: before the scheduler came to them, a user did what `code` says.
 
+    It is CHANGED or PAUSED (the schedule) or GRAPH_UNAVAILABLE (it was deleted).
     They share one row beyond `PASS_LIMIT`, because the change must not wait for them.
     """
-    reason = f"Skipped: the schedule was {code} before the scheduler came to it."
+    reason = f"Skipped: the {_ABANDONED[code]} before the scheduler came to it."
     dues = list(islice(timing.due_times(after=after, until=now), PASS_LIMIT + 1))
     if len(dues) > PASS_LIMIT:
         reason += f" The same holds for all later due times until {_text(now)}."

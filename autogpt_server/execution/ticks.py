@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from autogpt_server.data.db import Database
+from autogpt_server.data.db import Database, DatabaseUnavailable
 from autogpt_server.data.firing import (
     Firing,
     FiringOutcome,
     FiringResult,
     Release,
+    SchedulesUnavailable,
     commit_firings,
     commit_releases,
     due_schedules,
@@ -23,12 +24,13 @@ from autogpt_server.data.firing import (
     next_fire_at,
     postpone,
     releasable_schedules,
+    translated,
 )
 from autogpt_server.data.problems import InvalidContent
 from autogpt_server.data.run_rows import NewRun
 from autogpt_server.data.scheduling import DueSchedule, NewOccurrence, OccurrenceStatus, Schedule
 from autogpt_server.execution.cron import InvalidCron
-from autogpt_server.execution.occurrences import MISSED, Outcome, Situation, account
+from autogpt_server.execution.occurrences import GRAPH_UNAVAILABLE, MISSED, Outcome, Situation, account
 from autogpt_server.execution.rows import new_run
 from autogpt_server.execution.start import plan_start, run_limits, start_inputs
 from autogpt_server.execution.timing import Timing
@@ -190,11 +192,15 @@ class Ticker:
         for entry in waiting:
             if entry.waiting_since is None:
                 continue
-            topology = await self._topology(entry)
+            schedule, topology = entry.schedule, await self._topology(entry)
             if isinstance(topology, _Unfit):
-                releases.append(Release(entry.schedule.id, entry.waiting_since, None, topology.code, topology.reason))
+                releases.append(
+                    Release(schedule.id, schedule.revision, entry.waiting_since, None, topology.code, topology.reason)
+                )
             else:
-                releases.append(Release(entry.schedule.id, entry.waiting_since, self._new_run(entry, topology, now)))
+                releases.append(
+                    Release(schedule.id, schedule.revision, entry.waiting_since, self._new_run(entry, topology, now))
+                )
         return await commit_releases(self._db, releases, now=now)
 
     async def _topology(self, due: DueSchedule) -> Topology | _Unfit:
@@ -202,15 +208,18 @@ class Ticker:
         schedule = due.schedule
         if due.runnable_version is None:
             pinned = "" if schedule.graph_version is None else f", or it has no version {schedule.graph_version}"
-            return _Unfit("graph_unavailable", f"Skipped: the graph {schedule.graph_id} was deleted{pinned}.")
+            return _Unfit(GRAPH_UNAVAILABLE, f"Skipped: the graph {schedule.graph_id} was deleted{pinned}.")
         try:
-            topology = await self._topologies.get(schedule.graph_id, due.runnable_version)
+            with translated():
+                topology = await self._topologies.get(schedule.graph_id, due.runnable_version)
             start_inputs(topology, schedule.input_data)
         except InvalidContent as error:
             details = " ".join(problem.message for problem in error.problems[:5])
             return _Unfit(
                 error.code, f"Skipped: version {due.runnable_version} of the graph cannot be started. {error} {details}"
             )
+        except (SchedulesUnavailable, DatabaseUnavailable) as error:  # says nothing about the graph
+            raise SchedulesUnavailable(str(error)) from error
         except AutoGPTServerError as error:
             return _Unfit(
                 error.code, f"Skipped: version {due.runnable_version} of the graph cannot be started. {error}"

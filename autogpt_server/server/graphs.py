@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Body, Header, Path, Response
@@ -23,12 +24,15 @@ from autogpt_server.data.graph import (
 from autogpt_server.data.intake import AcceptedGraph, accept_graph, check_stored
 from autogpt_server.data.models import Graph
 from autogpt_server.data.problems import Problem
+from autogpt_server.execution.editing import left_behind
+from autogpt_server.execution.occurrences import GRAPH_UNAVAILABLE
 from autogpt_server.server.body import JsonRoute
 from autogpt_server.server.context import Context, ServerContext
 from autogpt_server.server.paging import Paged
 from autogpt_server.server.problems import ProblemEntry
 from autogpt_server.server.responses import problems
 from autogpt_server.server.shapes import GRAPH_EXAMPLE, ActiveVersion, GraphDocument
+from autogpt_server.utils.clock import utc_now
 from autogpt_server.utils.ids import new_id
 
 router = APIRouter(tags=["graphs"], route_class=JsonRoute)
@@ -100,7 +104,7 @@ async def put_graph(context: Context, graph_id: GraphIdPath, graph: PostedGraph,
 )
 async def delete_graph(context: Context, graph_id: GraphIdPath) -> None:
     """Takes the graph out of use and switches its schedules off; refused while runs of it are active. Its runs can still be read."""
-    await archive_graph(context.db, graph_id)
+    await archive_graph(context.db, graph_id, partial(left_behind, code=GRAPH_UNAVAILABLE, now=utc_now()))
     await context.hints.schedules_changed()
 
 

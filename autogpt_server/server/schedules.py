@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -19,10 +18,9 @@ from autogpt_server.data.schedule import (
     list_occurrences,
     list_schedules,
 )
-from autogpt_server.data.scheduling import NewOccurrence, Occurrence, Schedule, ScheduleChange, ScheduleFields
-from autogpt_server.execution.cron import InvalidCron
+from autogpt_server.data.scheduling import Occurrence, Schedule, ScheduleFields
 from autogpt_server.execution.cron_words import describe_timing, notes
-from autogpt_server.execution.occurrences import CHANGED, PAUSED, abandon
+from autogpt_server.execution.editing import TIMING_FIELDS, ChangedMeanwhile, ScheduleEdit
 from autogpt_server.execution.timing import Timing
 from autogpt_server.execution.vetting import (
     InvalidSchedule,
@@ -30,7 +28,6 @@ from autogpt_server.execution.vetting import (
     never_due,
     timing_problems,
 )
-from autogpt_server.execution.zones import UnknownTimeZone
 from autogpt_server.server.body import JsonRoute
 from autogpt_server.server.context import Context, ServerContext
 from autogpt_server.server.graphs import GraphIdPath
@@ -58,7 +55,6 @@ FireTimeCount = Annotated[
 ]
 Now = Annotated[datetime, Depends(utc_now)]
 
-_TIMING_FIELDS = frozenset({"cron", "at", "timezone", "starts_at", "ends_at", "jitter_s"})
 _CHANGE_TRIES = 5
 
 
@@ -67,10 +63,6 @@ class ScheduleBusy(RequestError):
 
     status = 409
     retryable = True
-
-
-class _ChangedMeanwhile(Exception):
-    """Somebody else changed the schedule between the check and the change."""
 
 
 @router.get("/schedules", summary="List the schedules of all graphs, newest first", responses=problems(422))
@@ -134,10 +126,10 @@ async def put_schedule(context: Context, now: Now, schedule_id: ScheduleIdPath, 
         found: list[Problem] = []
         if changed & {"input_data", "graph_version"} or (fields.is_enabled and "is_enabled" in changed):
             found = await _input_problems(context, current.graph_id, fields)
-        timing = _checked_timing(fields, found, schedule_id, now, may_be_over=not changed & _TIMING_FIELDS)
+        timing = _checked_timing(fields, found, schedule_id, now, may_be_over=not changed & TIMING_FIELDS)
         try:
-            await change_schedule(context.db, schedule_id, _Change(current, fields, timing, now), now=now)
-        except _ChangedMeanwhile:
+            await change_schedule(context.db, schedule_id, ScheduleEdit(current, fields, timing, now), now=now)
+        except ChangedMeanwhile:
             continue
         await context.hints.schedules_changed()
         return await schedule_document(context, schedule_id, now)
@@ -208,42 +200,6 @@ def _checked_timing(
         others = f" (and {len(wrong) - 1} more in `errors`)" if len(wrong) > 1 else ""
         raise InvalidSchedule(f"The schedule is not valid: {wrong[0].message}{others}", wrong)
     return timing
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A user's change, applied to the schedule that it was worked out for."""
-
-    expected: Schedule
-    fields: ScheduleFields
-    timing: Timing
-    now: datetime
-
-    def __call__(self, current: Schedule) -> ScheduleChange:
-        if current.revision != self.expected.revision:
-            raise _ChangedMeanwhile
-        is_new_timing = any(getattr(self.fields, name) != getattr(current, name) for name in _TIMING_FIELDS)
-        stops = current.is_enabled and not self.fields.is_enabled
-        accounted_until = current.accounted_until
-        if is_new_timing or self.fields.is_enabled != current.is_enabled:
-            accounted_until = max(accounted_until, self.now)
-        return ScheduleChange(
-            self.fields,
-            accounted_until,
-            self.timing.next_fire(after=accounted_until) if self.fields.is_enabled else None,
-            self._abandoned(current, PAUSED if stops else CHANGED) if is_new_timing or stops else (),
-        )
-
-    def _abandoned(self, current: Schedule, code: str) -> list[NewOccurrence]:
-        """What was due before the change and has not been accounted for."""
-        if not current.is_enabled:
-            return []
-        try:
-            before = Timing.of(current.id, current)
-        except (InvalidCron, UnknownTimeZone):
-            return []
-        left = abandon(before, after=current.accounted_until, now=self.now, code=code)
-        return [NewOccurrence(outcome.due, outcome.status, outcome.code, outcome.reason) for outcome in left]
 
 
 def _unmasked(context: ServerContext, fields: ScheduleFields, current: Schedule) -> ScheduleFields:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
 
-from autogpt_server.data.db import Database
-from autogpt_server.data.firing import Firing, FiringResult, SchedulesUnavailable, commit_firings
+from autogpt_server.data.db import Database, DatabaseUnavailable
+from autogpt_server.data.firing import (
+    Firing,
+    FiringResult,
+    Release,
+    SchedulesUnavailable,
+    commit_firings,
+    commit_releases,
+)
 from autogpt_server.data.graph import archive_graph, set_active_version
 from autogpt_server.data.models import Graph, Node
 from autogpt_server.data.runs import get_run
 from autogpt_server.data.schedule import get_schedule
 from autogpt_server.data.scheduling import CatchUp, OccurrenceStatus, Overlap, Schedule
 from autogpt_server.data.status import RunStatus
-from autogpt_server.execution import ticks
+from autogpt_server.execution import ticks, topologies
 from autogpt_server.execution.cron import parse
+from autogpt_server.execution.editing import left_behind
+from autogpt_server.execution.occurrences import GRAPH_UNAVAILABLE
 from autogpt_server.execution.ticks import POSTPONED_BY
 from support.scheduling import NOON, PRINT_TO_CONSOLE, Scene, sample_graph, scene
 
@@ -361,6 +372,60 @@ async def test_a_change_made_between_decision_and_commit_wins(
     assert (await at_noon.tick(hours=1)).run_ids == []
     assert await at_noon.sql('SELECT count(*) FROM "AgentGraphExecution"') == [(0,)]
     assert await at_noon.sql('SELECT count(*) FROM "AgentScheduleOccurrence"') == [(0,)]
+
+
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_change_made_before_what_waits_is_released_wins(
+    at_noon: Scene, monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    schedule = await at_noon.schedule(overlap=Overlap.QUEUE)
+    await at_noon.tick(hours=1)
+    await at_noon.tick(hours=1)
+    await at_noon.end_all_runs()
+
+    async def commit_after_change(db: Database, releases: Sequence[Release], *, now: datetime) -> list[FiringResult]:
+        await at_noon.sql(
+            'UPDATE "AgentGraphExecutionSchedule" SET "revision" = "revision" + 1, "isEnabled" = ?', int(not paused)
+        )
+        return await commit_releases(db, releases, now=now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ticks, "commit_releases", commit_after_change)
+        assert (await at_noon.tick(seconds=1)).run_ids == []
+    assert [status for _, status, _ in await at_noon.outcomes(schedule)] == [STARTED, WAITING]
+    assert len((await at_noon.tick(seconds=1)).run_ids) == int(not paused)
+
+
+async def test_what_was_due_and_what_waits_when_its_graph_is_deleted_has_the_reason(at_noon: Scene) -> None:
+    schedule = await at_noon.schedule(overlap=Overlap.QUEUE)
+    await at_noon.tick(hours=1)
+    await at_noon.tick(hours=1)
+    await at_noon.end_all_runs()
+    now = at_noon.clock.forward(hours=2, minutes=30)
+    await archive_graph(at_noon.db, at_noon.graph_id, partial(left_behind, code=GRAPH_UNAVAILABLE, now=now))
+    assert (await at_noon.tick()).run_ids == []
+    assert await at_noon.outcomes(schedule) == [
+        ("13:00:00", STARTED, None),
+        *((f"{hour}:00:00", SKIPPED, "graph_unavailable") for hour in (14, 15, 16)),
+    ]
+    assert all("the graph was deleted" in (o.reason or "") for o in (await at_noon.occurrences(schedule))[1:])
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), DatabaseUnavailable("busy")])
+async def test_a_graph_that_cannot_be_read_at_the_moment_is_no_reason_to_skip(
+    at_noon: Scene, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    schedule = await at_noon.schedule()
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(topologies, "get_graph", fail)
+        with pytest.raises(SchedulesUnavailable):
+            await at_noon.tick(hours=1)
+    assert len((await at_noon.tick(seconds=1)).run_ids) == 1
+    assert await at_noon.outcomes(schedule) == [("13:00:00", STARTED, None)]
 
 
 # -- A simulated month --------------------------------------------------------------------------------------------------------------
