@@ -39,6 +39,9 @@ def shown(schedule: dict[str, Any]) -> Iterator[str]:
         yield f"input    {json.dumps(schedule['input_data'])}"
     if last := schedule["last_occurrence"]:
         yield f"last     {time_text(last['due_at'])} {became(last)}"
+    if late := schedule["lateness"]:
+        times = ", ".join(f"{name} {seconds_text(late[f'{name}_s'])}" for name in ("p50", "p99", "max"))
+        yield f"late     {times} (of {late['runs']} {'run' if late['runs'] == 1 else 'runs'})"
     for problem in schedule["problems"]:
         yield f"problem  {problem['message']}"
     yield from due_times(schedule["next_fire_times"], "It is not due at any time." if schedule["is_enabled"] else "")

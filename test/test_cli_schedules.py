@@ -1,6 +1,7 @@
 """`cli schedule` against the real server."""
 
 import json
+import re
 import subprocess
 from collections.abc import Generator
 from typing import Any
@@ -105,7 +106,9 @@ def test_occurrences_with_their_runs(cli: Cli) -> None:
         assert (status, unit) == ("STARTED", "s")
         assert float(late) >= 0
         assert cli.server.get(f"/executions/{run_id}")["schedule_id"] == schedule_id
-    assert f"last     {lines[0][:20]} run " in cli.said("show", schedule_id)
+    shown = cli.said("show", schedule_id)
+    assert f"last     {lines[0][:20]} run " in shown
+    assert re.search(r"^late     p50 [\d.]+ s, p99 [\d.]+ s, max [\d.]+ s \(of \d+ runs\)$", shown, re.MULTILINE)
 
 
 def test_one_that_can_no_longer_run_says_so_before_it_is_due(cli: Cli) -> None:
