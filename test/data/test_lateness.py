@@ -63,6 +63,11 @@ async def test_each_schedule_has_its_own_and_what_did_not_run_does_not_count(db:
     assert await lateness(db, ["a", "b", "none"]) == {"a": Lateness(runs=2, p50_s=0.25, p99_s=0.5, max_s=0.5)}
 
 
+async def test_of_many_schedules(db: Database) -> None:
+    await store(db, "a", [2.0])
+    assert await lateness(db, ["a", *map(str, range(100))]) == {"a": Lateness(runs=1, p50_s=2, p99_s=2, max_s=2)}
+
+
 async def test_only_the_latest_occurrences_count(db: Database) -> None:
     await store(db, "a", [500.0, 400.0, *[1.0] * (RECENT - 1), 2.0])
     found = (await lateness(db, ["a"]))["a"]
