@@ -20,6 +20,10 @@ _COMMANDS = {
     "status": ("autogpt_server.cli_server:status", "Show whether the server runs, and how its services are."),
     "logs": ("autogpt_server.cli_server:logs", "Show the server's log."),
     "run": ("autogpt_server.cli_runs:run", "Start runs, watch them, and do something about them."),
+    "schedule": (
+        "autogpt_server.cli_schedules:schedule",
+        "Schedule graphs, and see when they are due and what became of it.",
+    ),
     "db": ("autogpt_server.cli_db:db", "Look after the database."),
     "test": ("autogpt_server.cli_seeds:test", "Fill a running server with example graphs."),
 }

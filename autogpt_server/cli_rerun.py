@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from autogpt_server.cli_api import Api
+from autogpt_server.cli_group import ApiContext
 from autogpt_server.utils.ids import new_id
-
-if TYPE_CHECKING:
-    from autogpt_server.cli_runs import RunsContext
 
 
 @click.command()
@@ -21,9 +17,7 @@ if TYPE_CHECKING:
 )
 @click.option("--key", help="An Idempotency-Key: the same key starts one run, however often it is sent.")
 @click.pass_obj
-def rerun(
-    context: RunsContext, run_id: str, nodes: tuple[str, ...], graph_version: int | None, key: str | None
-) -> None:
+def rerun(context: ApiContext, run_id: str, nodes: tuple[str, ...], graph_version: int | None, key: str | None) -> None:
     """Run an ended run again from some of its nodes on, as a new run.
 
     What these nodes do not reach is kept, and not done or paid for again. A NODE is the id of a node in the run's version of the graph or in

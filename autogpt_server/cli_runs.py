@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import click
 
-from autogpt_server.cli import CliContext
-from autogpt_server.cli_api import ENDED, Api, RequestFailed, ServerUnreachable, api_key_option, problem_line
+from autogpt_server.cli_api import ENDED, Api, RequestFailed, ServerUnreachable, problem_line
+from autogpt_server.cli_group import ApiContext, api_group, object_option
 from autogpt_server.cli_rerun import rerun
 from autogpt_server.cli_words import explained, shown, signal_sent, table, time_text, told, why
 from autogpt_server.utils import json
@@ -27,43 +26,7 @@ _MAX_LISTED = 500
 _NO_CONTENT, _UNAVAILABLE = 204, 503
 
 
-@dataclass(frozen=True)
-class RunsContext:
-    """Which server is meant, and how its answers are printed."""
-
-    server: str
-    api_key: str | None
-    as_json: bool
-
-    def api(self) -> Api:
-        """A client for the server."""
-        return Api(self.server, self.api_key)
-
-    def tell(self, document: Any, lines: Iterable[str]) -> None:
-        """Print the document as JSON where that is wanted, and lines for people where not."""
-        if self.as_json:
-            click.echo(json.dumps(document))
-        else:
-            for line in lines:
-                click.echo(line)
-
-
-@click.group()
-@click.option("--server", metavar="URL", help="The server's address; by default that of the settings.")
-@api_key_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs: what the API answers.")
-@click.pass_context
-def run(ctx: click.Context, server: str | None, api_key: str | None, *, as_json: bool) -> None:
-    """Start runs, watch them, and do something about them.
-
-    By default the server and its API key are those of the settings.
-    """
-    if server is None:
-        settings = cast("CliContext", ctx.obj).settings
-        server = settings.api_url
-        if api_key is None and settings.api_keys:
-            api_key = settings.api_keys[0].get_secret_value()
-    ctx.obj = RunsContext(server, api_key, as_json)
+run = api_group("run", "Start runs, watch them, and do something about them.")
 
 
 @run.command("list")
@@ -76,7 +39,7 @@ def run(ctx: click.Context, server: str | None, api_key: str | None, *, as_json:
 )
 @click.option("-n", "--limit", type=click.IntRange(1, _MAX_LISTED), default=20, show_default=True, help="How many.")
 @click.pass_obj
-def list_runs(context: RunsContext, graph_id: str, status: tuple[str, ...], limit: int) -> None:
+def list_runs(context: ApiContext, graph_id: str, status: tuple[str, ...], limit: int) -> None:
     """List the runs of a graph, newest first."""
     with context.api() as api:
         query = {"limit": limit, "status": list(status) or None}
@@ -93,7 +56,7 @@ def list_runs(context: RunsContext, graph_id: str, status: tuple[str, ...], limi
 @run.command()
 @click.argument("run_id")
 @click.pass_obj
-def show(context: RunsContext, run_id: str) -> None:
+def show(context: ApiContext, run_id: str) -> None:
     """Show a run with its node executions."""
     with context.api() as api:
         found = api.call("GET", f"/executions/{run_id}")
@@ -127,16 +90,14 @@ def start(  # noqa: PLR0917 - an option each
     is_followed: bool,
 ) -> None:
     """Start a run of a graph, and print its id."""
-    context = cast("RunsContext", ctx.obj)
+    context = cast("ApiContext", ctx.obj)
     text = sys.stdin.read() if run_input == "-" else run_input
-    given = _json_of(text, "--input")
-    if not isinstance(given, dict):
-        raise click.BadParameter("it must be a JSON object", param_hint="--input")
+    given = object_option(text, "--input")
     with context.api() as api:
         started = api.call(
             "POST",
             f"/graphs/{graph_id}/execute",
-            cast("dict[str, Any]", given),
+            given,
             params={"graph_version": graph_version, "priority": priority},
             # Without a key of its own a request whose answer is lost could not be told from one that never arrived.
             headers={"Idempotency-Key": key or new_id()},
@@ -150,7 +111,7 @@ def start(  # noqa: PLR0917 - an option each
 @run.command()
 @click.argument("run_id")
 @click.pass_obj
-def cancel(context: RunsContext, run_id: str) -> None:
+def cancel(context: ApiContext, run_id: str) -> None:
     """End a run early. It is CANCELED when everything in it has stopped; `cli run follow` shows when."""
     with context.api() as api:
         found = api.call("POST", f"/executions/{run_id}/cancel")
@@ -160,7 +121,7 @@ def cancel(context: RunsContext, run_id: str) -> None:
 @run.command()
 @click.argument("run_id")
 @click.pass_obj
-def explain(context: RunsContext, run_id: str) -> None:
+def explain(context: ApiContext, run_id: str) -> None:
     """Say why a run does not get on, and what can be done about it."""
     with context.api() as api:
         found = api.call("GET", f"/executions/{run_id}/explain")
@@ -173,7 +134,7 @@ def explain(context: RunsContext, run_id: str) -> None:
 @click.argument("action", type=click.Choice(["retry", "skip", "fail"]))
 @click.option("--attempt", type=click.IntRange(min=1), help="The attempt that is meant; by default the latest.")
 @click.pass_obj
-def resolve(context: RunsContext, run_id: str, node_exec_id: str, action: str, attempt: int | None) -> None:
+def resolve(context: ApiContext, run_id: str, node_exec_id: str, action: str, attempt: int | None) -> None:
     """Decide about a node execution that is INTERRUPTED: nobody knows what it has done outside.
 
     retry: call the block again. skip: keep what came and go on without the rest. fail: take it for failed.
@@ -192,7 +153,7 @@ def resolve(context: RunsContext, run_id: str, node_exec_id: str, action: str, a
 @click.option("--key", help="The same key is one signal, however often it is sent; by default a new one.")
 @click.pass_obj
 def signal(  # noqa: PLR0917 - an argument or option each
-    context: RunsContext, run_id: str, node_exec_id: str, name: str, value: str, key: str | None
+    context: ApiContext, run_id: str, node_exec_id: str, name: str, value: str, key: str | None
 ) -> None:
     """Send the signal NAME to a node execution that waits for it, or will."""
     try:
@@ -213,12 +174,12 @@ def follow(ctx: click.Context, run_id: str) -> None:
 
     Goes on when the server comes back after it was gone.
     """
-    with cast("RunsContext", ctx.obj).api() as api:
+    with cast("ApiContext", ctx.obj).api() as api:
         _follow(ctx, api, run_id)
 
 
 def _follow(ctx: click.Context, api: Api, run_id: str) -> None:
-    context = cast("RunsContext", ctx.obj)
+    context = cast("ApiContext", ctx.obj)
     names: dict[str, str] = {} if context.as_json else _block_names(api)
     status = ""
     for name, data in _events(api, run_id):
@@ -282,26 +243,8 @@ def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
             fields = {}
 
 
-def _json_of(text: str, option: str) -> Any:
-    try:
-        return json.loads(text)
-    except InvalidJSONValue as error:
-        raise click.BadParameter(f"{error}", param_hint=option) from None
-
-
 def _block_names(api: Api) -> dict[str, str]:
     return {block["id"]: block["name"] for block in api.call("GET", "/blocks")}
 
 
-def _print_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.obj = replace(cast("RunsContext", ctx.obj), as_json=True)
-
-
 run.add_command(rerun)
-for _command in run.commands.values():  # people write it behind the command, too
-    _command.params.append(
-        click.Option(
-            ["--json"], is_flag=True, expose_value=False, callback=_print_json, help="Print JSON, for programs."
-        )
-    )

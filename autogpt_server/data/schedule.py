@@ -79,9 +79,14 @@ async def get_schedule(db: Database, schedule_id: str) -> Schedule:
     return schedule_of(dict(row))
 
 
-async def list_schedules(db: Database, graph_id: str, *, limit: int, before: str | None = None) -> list[Schedule]:
-    """The schedules of a graph, newest first; with `before`, those that come after that id in this order."""
-    wanted: AgentGraphExecutionScheduleWhereInput = {"agentGraphId": graph_id}
+async def list_schedules(
+    db: Database, graph_id: str | None, *, limit: int, before: str | None = None
+) -> list[Schedule]:
+    """The schedules of a graph, or of all, newest first; with `before`, those that come after that id in this order."""
+    # Any id: so the page of all schedules is a search in the index of ids, too.
+    wanted: AgentGraphExecutionScheduleWhereInput = (
+        {"id": {"gt": ""}} if graph_id is None else {"agentGraphId": graph_id}
+    )
     if before is not None:
         wanted["id"] = {"lt": before}
     prisma = await db.prisma()

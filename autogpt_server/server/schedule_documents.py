@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from autogpt_server.data.firing import situations
+from autogpt_server.data.lateness import Lateness, lateness
 from autogpt_server.data.schedule import ScheduleNotFound, last_occurrences
 from autogpt_server.data.scheduling import DueSchedule, Occurrence
 from autogpt_server.execution.cron import InvalidCron
@@ -39,9 +40,10 @@ async def schedule_documents(
     """Schedules in the order of their ids, without those that do not exist."""
     found = await situations(context.db, schedule_ids)
     last = await last_occurrences(context.db, found)
+    late = await lateness(context.db, found)
     runnable = {key: await _runnable(context, *key) for key in {_version(due) for due in found.values()}}
     views = [
-        _View(context.presenter, due, runnable[_version(due)], last.get(schedule_id), now)
+        _View(context.presenter, due, runnable[_version(due)], last.get(schedule_id), late.get(schedule_id), now)
         for schedule_id in schedule_ids
         if (due := found.get(schedule_id)) is not None
     ]
@@ -60,6 +62,7 @@ class _View:
     due: DueSchedule
     runnable: Topology | AutoGPTServerError | None
     last: Occurrence | None
+    late: Lateness | None
     now: datetime
 
     def document(self, count: int) -> ScheduleDocument:
@@ -82,6 +85,7 @@ class _View:
             next_fire_times=times,
             problems=standing_problems(self.due, self.runnable, self.last, now=self.now),
             last_occurrence=self.last,
+            lateness=self.late,
             created_at=schedule.created_at,
             updated_at=schedule.updated_at,
         )

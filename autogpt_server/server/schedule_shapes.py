@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import pydantic
 
+from autogpt_server.data.lateness import Lateness
 from autogpt_server.data.models import ErrorInfo, JsonObject
 from autogpt_server.data.scheduling import CatchUp, Occurrence, Overlap, ScheduleFields
 from autogpt_server.execution.timing import Timing
@@ -17,9 +18,9 @@ MAX_FIRE_TIMES = 100
 
 
 def _as_text(moment: object) -> object:
-    # pydantic would take a number for seconds, or milliseconds, since 1970.
-    if not isinstance(moment, str):
-        raise ValueError("must be text such as 2026-11-22T09:00:00+01:00")  # noqa: TRY004 - pydantic's protocol
+    # pydantic would take a number, also one in text, for seconds or milliseconds since 1970.
+    if not isinstance(moment, str) or "-" not in moment[1:]:
+        raise ValueError("must be text such as 2026-11-22T09:00:00+01:00")
     return moment
 
 
@@ -139,6 +140,7 @@ class ScheduleDocument(ScheduleFields):
     next_fire_times: list[FireTime] = pydantic.Field(description="When it is due next; empty while it is paused.")
     problems: list[ErrorInfo] = pydantic.Field(description="What is wrong with it at present.")
     last_occurrence: Occurrence | None = pydantic.Field(description="What became of the latest time it was due.")
+    lateness: Lateness | None = pydantic.Field(description="How late its latest runs were; null if there are none.")
     created_at: datetime
     updated_at: datetime
 

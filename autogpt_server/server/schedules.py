@@ -65,6 +65,17 @@ class ScheduleBusy(RequestError):
     retryable = True
 
 
+@router.get("/schedules", summary="List the schedules of all graphs, newest first", responses=problems(422))
+async def get_all_schedules(
+    context: Context, page: Paged, now: Now, count: FireTimeCount = 5
+) -> list[ScheduleDocument]:
+    """Each with its next due times and what is wrong with it."""
+    shown = page.cut(
+        await list_schedules(context.db, None, limit=page.fetch, before=page.start(str)), lambda schedule: schedule.id
+    )
+    return await schedule_documents(context, [schedule.id for schedule in shown], now, count)
+
+
 @router.get(
     "/graphs/{graph_id}/schedules",
     summary="List a graph's schedules, newest first",

@@ -99,7 +99,10 @@ class Watch:
             with reading(self._database) as connection:
                 rows = connection.execute(
                     'SELECT "id", "status", "endedAt", "seq", NULL FROM "AgentGraphExecution" WHERE "endedAt" IS NOT NULL UNION ALL '
-                    'SELECT "id", "status", "endedAt", "endedSeq", "attempt" FROM "AgentNodeExecution" WHERE "endedAt" IS NOT NULL'
+                    'SELECT e."id", e."status", e."endedAt", e."endedSeq", e."attempt" FROM "AgentNodeExecution" e '
+                    'JOIN "AgentGraphExecution" r ON r."id" = e."agentGraphExecutionId" '
+                    # What is written of a run that is none yet may be taken back (`autogpt_server.data.hidden`).
+                    'WHERE e."endedAt" IS NOT NULL AND r."status" <> \'HIDDEN\''
                 ).fetchall()
         except sqlite3.OperationalError:  # a moment after everything died
             return

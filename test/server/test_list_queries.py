@@ -23,14 +23,14 @@ from server.sample_blocks import repeat_graph
 
 RUNS, SCHEDULES = "/graphs/{graph_id}/executions", "/graphs/{graph_id}/schedules"
 GRAPHS, VERSIONS, EXECUTIONS = "/graphs", "/graphs/{graph_id}/versions", "/graphs/{graph_id}/executions/{run_id}"
-OCCURRENCES = "/graphs/schedules/{schedule_id}/occurrences"
+OCCURRENCES, ALL_SCHEDULES = "/graphs/schedules/{schedule_id}/occurrences", "/schedules"
 FILTERS = {
     RUNS: ["", *(f"&status={status}" for status in RunStatus), "&status=RUNNING&status=QUEUED", "&status=FAILED" * 3,
            "".join(f"&status={status}" for status in RunStatus)],
     EXECUTIONS: ["", "&full=true"],
 }  # fmt: skip
 """Of a list the ways to ask for less than all, or for more of each entry."""
-LISTS = (GRAPHS, VERSIONS, RUNS, EXECUTIONS, SCHEDULES, OCCURRENCES)
+LISTS = (GRAPHS, VERSIONS, RUNS, EXECUTIONS, SCHEDULES, OCCURRENCES, ALL_SCHEDULES)
 
 
 class Spy:

@@ -86,7 +86,7 @@ async def test_what_a_client_of_2024_sends(scheduled: Scheduled) -> None:
     assert (stored["cron"], stored["timezone"], stored["is_enabled"]) == ("*/5 * * * *", "UTC", True)
     assert (stored["catch_up"], stored["overlap"], stored["graph_version"]) == ("latest", "skip", None)
     assert stored["problems"] == []
-    assert stored["last_occurrence"] is None
+    assert (stored["last_occurrence"], stored["lateness"]) == (None, None)
     assert scheduled.api.told.schedules == 1
     assert (await scheduled.get(stored["id"])) == stored
     listed = await scheduled.client.get(f"/graphs/{scheduled.graph_id}/schedules")
@@ -169,6 +169,7 @@ async def test_refusals(scheduled: Scheduled, body: JsonObject, code: str, field
         ({"starts_at": "0001-01-01T00:00:00Z"}, "starts_at"),
         ({"ends_at": "9999-12-31T23:59:59Z"}, "ends_at"),
         ({"at": "soon"}, "at"),
+        ({"cron": None, "at": "1795000000"}, "at"),
         ({"timezone": None}, "timezone"),
         ({"graph_version": 0}, "graph_version"),
         ({"input_data": [1]}, "input_data"),
@@ -217,12 +218,33 @@ async def test_occurrences_in_pages(scheduled: Scheduled) -> None:
         problem(bad, 422, "invalid_cursor")
 
 
+async def test_how_late_its_runs_were(scheduled: Scheduled) -> None:
+    stored = await scheduled.post(cron="0 * * * *", overlap="allow")
+    other = await scheduled.post(cron="30 * * * *", overlap="allow")
+    for late_s in (0.25, 2.0, 0.5):
+        scheduled.clock.at = scheduled.clock.at.replace(minute=0, second=0, microsecond=0)
+        await scheduled.tick(hours=1, seconds=late_s)
+    assert (await scheduled.get(stored["id"]))["lateness"] == {"runs": 3, "p50_s": 0.5, "p99_s": 2.0, "max_s": 2.0}
+    late = (await scheduled.get(other["id"]))["lateness"]
+    assert (late["runs"], late["max_s"]) == (3, 1802.0)
+
+
 async def test_lists_are_paged_newest_first(scheduled: Scheduled) -> None:
     ids = [(await scheduled.post(name=str(n)))["id"] for n in range(5)]
     first = await scheduled.client.get(f"/graphs/{scheduled.graph_id}/schedules?limit=3")
     rest = await scheduled.client.get(first.links["next"]["url"])
     assert [entry["id"] for entry in first.json() + rest.json()] == ids[::-1]
     assert "next" not in rest.links
+
+
+async def test_all_schedules_in_pages(scheduled: Scheduled) -> None:
+    first = await scheduled.post()
+    other = await scheduled.api.post_graph(repeat_graph())
+    body = {"cron": "0 9 * * *", "input_data": {"value": 1}}
+    second = (await scheduled.client.post(f"/graphs/{other['id']}/schedules", json=body)).json()
+    page = await scheduled.client.get("/schedules?limit=1&fire_times=5")
+    assert page.json() == [second]
+    assert (await scheduled.client.get(page.links["next"]["url"])).json() == [first]
 
 
 # -- Changes ------------------------------------------------------------------------------------------------------------------------
