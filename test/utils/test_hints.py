@@ -1,6 +1,7 @@
 """Hints: those that wait for their turn go together, in order, once."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
@@ -88,6 +89,11 @@ def caller(server: tuple[Settings, Identity]) -> Generator[EarInterface]:
     client = get_service_client(EarInterface, server[0])
     yield client
     close_service_client(client)
+
+
+def test_the_thread_for_hints_is_there_before_the_first_one(caller: EarInterface) -> None:
+    """A worker whose memory a block has taken gives its first hint on the loop: with no thread to begin, it gets to the block's failure."""
+    assert any(thread.name.startswith("hints to Ear") for thread in threading.enumerate())
 
 
 async def test_hints_given_at_once_arrive_in_their_order(ear: Ear, caller: EarInterface) -> None:

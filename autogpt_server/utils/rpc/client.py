@@ -191,6 +191,9 @@ class ServiceClient:
         self._pending_hints: dict[Hint, float] = {}
         """Those that wait to be sent, in their order -> seconds that it may take."""
         self._lock = threading.Lock()
+        if any(exposure.oneway for exposure in self.exposures.values()):
+            # Its thread is begun now. Hints are given on the loop, and without memory the start of a thread may never return.
+            self._hinter.submit(_nothing)
 
     def submit(self, exposure: Exposure, payload: bytes, deadline: float) -> "Future[bytes]":
         """Make a call in one of the client's threads."""
@@ -231,6 +234,10 @@ class ServiceClient:
         self.connections.close()
         self._callers.shutdown(wait=False, cancel_futures=True)
         self._hinter.shutdown(wait=False, cancel_futures=True)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _messages(hints: Iterable[Hint], max_bytes: int) -> Iterator[list[Hint]]:
